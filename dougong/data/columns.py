@@ -1,0 +1,40 @@
+"""Encoded columns: what a field's codec makes of raw values, what shards hold, what batches are cut from."""
+
+# N rows
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """N rows of different lengths: row i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: np.ndarray  # (total, ...) flat
+    offsets: np.ndarray  # (N + 1,) int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:  # (N,) int64
+        return np.diff(self.offsets)
+
+    @staticmethod
+    def of(rows: list[np.ndarray], dtype: np.dtype | type) -> Ragged:
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        values = np.concatenate(rows).astype(dtype, copy=False) if rows else np.zeros(0, dtype=dtype)
+        return Ragged(values, offsets)
+
+
+Column = np.ndarray | Ragged
+"""A fixed-shape column (N, ...) or a ragged one."""
+Columns = dict[str, Column]
+"""All arrays of one field for N rows, by name: {"tokens": Ragged} for text, {"index": (N,) int64} for a category."""

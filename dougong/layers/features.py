@@ -1,0 +1,33 @@
+"""Features: the one thing that flows between fields and backbones."""
+
+# B batch, T positions, D width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """Values (B, T, D), the positions that are real (B, T), and the grid that T unrolls, if any.
+
+    `auxiliary` is a loss that a backbone adds for its own balance (mixture of experts), already a mean over positions.
+    """
+
+    values: Tensor  # (B, T, D) float
+    mask: Tensor  # (B, T) bool: True where a position is real, False where it pads
+    grid: tuple[int, ...] | None = None  # (H, W) with H * W == T for images; None for sequences and sets
+    auxiliary: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """The mean over real positions, (B, D)."""
+        weight = self.mask.unsqueeze(-1).to(self.values.dtype)  # (B, T, 1)
+        return (self.values * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def length_mask(lengths: Tensor, positions: int) -> Tensor:
+    """(B,) lengths -> (B, T) bool mask, True for the first `length` positions of each row."""
+    return torch.arange(positions, device=lengths.device)[None, :] < lengths[:, None]
