@@ -1,0 +1,24 @@
+"""Backbones: one file an architecture, found by its file name. Between fields and backbones flows `Features`.
+
+Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.Module)`:
+
+    Backbone(config, *, positions)      positions: the number of feature positions if the inputs fix it, else None
+    .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
+    .forward(x, *, causal=False, memory=None, cache=None) -> Features
+    .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation
+"""
+
+from __future__ import annotations
+
+from dougong.core.config import Count, config
+from dougong.core.registry import Registry
+
+registry = Registry("dougong.backbones", __file__, "model.kind")
+names, load = registry.names, registry.load
+
+
+@config
+class BackboneConfig:
+    """What every backbone's Config has. Each adds `kind: Literal["its file name"]`."""
+
+    width: Count = 256  # D, of what comes in

@@ -1,0 +1,27 @@
+"""A registry is a folder: the file name is the public name, so there is no second list to edit."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from dougong.core.errors import bad_field, nearest
+
+
+class Registry:
+    """The modules of one folder by name: `Registry("dougong.fields", __file__, "type")`."""
+
+    def __init__(self, package: str, init_file: str, key: str):
+        self.package, self.folder, self.key = package, Path(init_file).parent, key
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.py") if not path.stem.startswith("_"))
+
+    def load(self, name: str) -> ModuleType:
+        names = self.names()
+        if name not in names:
+            near = nearest(name, names)
+            where = f"{self.package.replace('.', '/')}/{name}.py"
+            raise bad_field(self.key, name, f"one of {', '.join(names)}", f"write {near!r}" if near else f"use one of them, or add {where}")
+        return import_module(f"{self.package}.{name}")

@@ -1,0 +1,47 @@
+"""Fields: one file a type of value, found by its file name.
+
+Each file offers
+
+    Config      what the recipe says of such a field
+    Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
+    Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out)
+    Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in)
+    METRICS     config, codec -> the metrics of a prediction      (beside Head)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from dougong.core.config import NonNegative, config
+from dougong.core.registry import Registry
+
+registry = Registry("dougong.fields", __file__, "type")
+names, load = registry.names, registry.load
+
+
+@config
+class FieldConfig:
+    """What every field's Config has. Each adds `type: Literal["its file name"]`."""
+
+    column: str | None = None  # the column of the data; the field's own name unless given
+    weight: NonNegative = 1.0  # of its loss, where the field comes out
+
+
+@dataclass(frozen=True)
+class Field:
+    """A named field of a model: its type's config and the codec fitted on the training rows."""
+
+    name: str
+    config: Any
+    codec: Any
+
+    @property
+    def type(self) -> ModuleType:
+        return load(self.config.type)
+
+    @property
+    def column(self) -> str:
+        return self.config.column or self.name
