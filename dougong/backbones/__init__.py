@@ -2,7 +2,8 @@
 
 Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.Module)`:
 
-    Backbone(config, *, positions)      positions: the number of feature positions if the inputs fix it, else None
+    Backbone(config, *, positions, causal=False)
+        positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back
     .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
     .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation

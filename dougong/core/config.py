@@ -1,10 +1,10 @@
 """Strict configs: frozen dataclasses inside, YAML with line marks outside, pydantic at the border between them.
 
-    @config
-    class Config:
-        width: int = 256
+@config
+class Config:
+    width: int = 256
 
-    value, problems = read(Config, {"widht": 8}, "model")     # problems[0]: unknown key, did you mean 'width'
+value, problems = read(Config, {"widht": 8}, "model")     # problems[0]: unknown key, did you mean 'width'
 """
 
 from __future__ import annotations
@@ -74,9 +74,13 @@ def read(cls: Any, value: object, path: str = "") -> tuple[Any, list[Problem]]:
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        return None, [Problem(path, value, f"plain values that JSON can hold ({error})", "use numbers, text, lists and mappings")]
+        return None, [
+            Problem(path, value, f"plain values that JSON can hold ({error})", "use numbers, text, lists and mappings")
+        ]
     try:
-        return adapter(cls).validate_json(text, strict=True), []  # JSON mode: lists become tuples, nothing else is converted
+        return adapter(cls).validate_json(
+            text, strict=True
+        ), []  # JSON mode: lists become tuples, nothing else is converted
     except ValidationError as error:
         return None, _distinct([_problem(cls, item, path) for item in error.errors()])
 
@@ -116,7 +120,12 @@ def _problem(cls: Any, item: Any, path: str) -> Problem:
         wrong = str(context.get("tag", value))
         near = nearest(wrong, names)
         key = f"{key}.kind" if kind == "union_tag_invalid" else key
-        return Problem(key, context.get("tag", value), f"one of {', '.join(names)}", f"write {near!r}" if near else f"use {names[0]!r}")
+        return Problem(
+            key,
+            context.get("tag", value),
+            f"one of {', '.join(names)}",
+            f"write {near!r}" if near else f"use {names[0]!r}",
+        )
     if kind == "union_tag_not_found":
         return Problem(f"{key}.kind", None, "a kind", "add kind: …")
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ").replace("a valid ", "a ")
@@ -125,7 +134,11 @@ def _problem(cls: Any, item: Any, path: str) -> Problem:
 
 def _is_tag(part: object) -> bool:
     """Whether a part of pydantic's location names a branch of a union rather than a key of the file."""
-    return isinstance(part, str) and bool(re.fullmatch(r"(int|float|str|bool|none|list\[.*|tuple\[.*|dict\[.*|literal\[.*|function-.*|constrained-.*)", part))
+    return isinstance(part, str) and bool(
+        re.fullmatch(
+            r"(int|float|str|bool|none|list\[.*|tuple\[.*|dict\[.*|literal\[.*|function-.*|constrained-.*)", part
+        )
+    )
 
 
 def _names_at(cls: Any, loc: list[Any]) -> list[str]:
@@ -196,7 +209,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(null|~|)$
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+([eE][-+]?[0-9]+)?)$"),
+    re.compile(
+        r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+([eE][-+]?[0-9]+)?)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -204,7 +219,10 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], Marks]:
     """Read strict YAML; return its plain value and the line of every key. Raises RecipeError with the line of a mistake."""
     if len(text) > MAX_BYTES:
-        raise RecipeError(file, [Problem("file", f"{len(text):,} characters", "at most 1 MB", "is this a recipe? give the recipe file")])
+        raise RecipeError(
+            file,
+            [Problem("file", f"{len(text):,} characters", "at most 1 MB", "is this a recipe? give the recipe file")],
+        )
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -225,11 +243,15 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise RecipeError(str(path), [Problem("file", str(path), "a recipe that can be read", error.strerror or str(error))]) from None
+        raise RecipeError(
+            str(path), [Problem("file", str(path), "a recipe that can be read", error.strerror or str(error))]
+        ) from None
     try:
         return parse_yaml(raw[: MAX_BYTES + 1].decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
-        raise RecipeError(str(path), [Problem("file", f"byte {error.start}", "UTF-8 text", "save the file as UTF-8")]) from None
+        raise RecipeError(
+            str(path), [Problem("file", f"byte {error.start}", "UTF-8 text", "save the file as UTF-8")]
+        ) from None
 
 
 def _plain(loader: _Loader, node: Any, path: Path_, marks: Marks, problems: list[Problem]) -> Any:
@@ -242,12 +264,26 @@ def _plain(loader: _Loader, node: Any, path: Path_, marks: Marks, problems: list
             name = str(key_node.value)
             marks[(*path, name)] = key_node.start_mark.line + 1
             if name in result:
-                problems.append(Problem(".".join([*map(str, path), name]), name, "each key once", "remove one of the two", key_node.start_mark.line + 1))
+                problems.append(
+                    Problem(
+                        ".".join([*map(str, path), name]),
+                        name,
+                        "each key once",
+                        "remove one of the two",
+                        key_node.start_mark.line + 1,
+                    )
+                )
             result[name] = _plain(loader, value_node, (*path, name), marks, problems)
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), marks, problems) for index, item in enumerate(node.value)]
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[-1] not in ("str", "int", "float", "bool", "null"):
+    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[-1] not in (
+        "str",
+        "int",
+        "float",
+        "bool",
+        "null",
+    ):
         problems.append(Problem(key, node.tag, "a plain value without a tag", f"remove {shown(node.tag)}", line))
         return None
     value = loader.construct_object(node)

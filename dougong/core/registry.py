@@ -23,5 +23,10 @@ class Registry:
         if name not in names:
             near = nearest(name, names)
             where = f"{self.package.replace('.', '/')}/{name}.py"
-            raise bad_field(self.key, name, f"one of {', '.join(names)}", f"write {near!r}" if near else f"use one of them, or add {where}")
+            raise bad_field(
+                self.key,
+                name,
+                f"one of {', '.join(names)}",
+                f"write {near!r}" if near else f"use one of them, or add {where}",
+            )
         return import_module(f"{self.package}.{name}")

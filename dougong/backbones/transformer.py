@@ -1,0 +1,303 @@
+"""Transformer: a causal decoder or a bidirectional encoder, from the original of 2017 to the form that is common now.
+
+The default is pre-norm RMSNorm, rotary positions, normed queries and keys, squared ReLU and no biases, with residual
+branches that begin at zero: small models learn fastest so (Xiong et al. 2020, arXiv:2002.04745; So et al. 2021,
+arXiv:2109.08668; Henry et al. 2020, arXiv:2010.04245; Zhang et al. 2019, arXiv:1901.09321).
+"""
+
+# B batch, T positions, S keys, D width, G key-value heads, K head_dim
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dougong.backbones import BackboneConfig
+from dougong.core.config import Count, Fraction, NonNegative, Positive, config
+from dougong.core.errors import bad_field
+from dougong.layers.attention import Attention, KeyValues, visible
+from dougong.layers.experts import Experts
+from dougong.layers.features import Features
+from dougong.layers.feedforward import Activation, FeedForward, hidden_width
+from dougong.layers.norms import Norm, make_norm
+from dougong.layers.positions import LearnedPositions, Rotary, grid_places, in_order, real_first, rotary, sinusoidal
+
+
+@config
+class Config(BackboneConfig):
+    """A transformer: `layers` blocks of attention and feed-forward."""
+
+    kind: Literal["transformer"] = "transformer"
+    layers: Count = 4
+    heads: Count = 4
+    kv_heads: Count | None = None  # fewer than heads: grouped queries, a smaller cache; None: as many as heads
+    feedforward: Count | None = None  # hidden width; None: 4 · width (swiglu: as many parameters as that)
+    activation: Activation = "relu2"
+    norm: Norm = "rms"
+    norm_eps: Positive = 1e-6
+    norm_first: bool = True  # False: after each residual sum, as in 2017
+    input_norm: bool = False  # a norm after the positions are added, as in BERT
+    final_norm: bool = True
+    qk_norm: bool = True
+    bias: bool = False
+    positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
+    rotary_base: Positive = 10_000.0
+    max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
+    window: Count | None = None  # a position sees those nearer than this; None: all
+    dropout: Fraction = 0.0
+    cross: bool = False  # attend to an encoder's features as well
+    experts: int = 0  # feed-forward layers to choose from; 0: one for all
+    experts_per_token: Count = 2
+    balance: NonNegative = 0.01  # weight of the loss that keeps the experts evenly used
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            near = math.ceil(self.width / self.heads) * self.heads
+            raise bad_field("model.width", self.width, f"a multiple of heads ({self.heads})", f"use width: {near}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            near = max(n for n in range(1, min(self.kv_heads, self.heads) + 1) if self.heads % n == 0)
+            expected = f"a divisor of heads ({self.heads})"
+            raise bad_field("model.kv_heads", self.kv_heads, expected, f"use kv_heads: {near}")
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            expected = f"an even number for each of the {self.heads} heads, which rotary positions turn in pairs"
+            raise bad_field("model.width", self.width, expected, f"use width: {self.width + self.heads}")
+        if self.positions == "sinusoidal" and self.width % 2:
+            expected = "an even number for sinusoidal positions"
+            raise bad_field("model.width", self.width, expected, f"use width: {self.width + self.heads}")
+        if self.experts < 0:
+            raise bad_field("model.experts", self.experts, "0 or more", "use experts: 0 for a plain transformer")
+        if self.experts and self.experts_per_token > self.experts:
+            expected = f"at most experts ({self.experts})"
+            fix = f"use experts_per_token: {self.experts}"
+            raise bad_field("model.experts_per_token", self.experts_per_token, expected, fix)
+
+
+class Backbone(nn.Module):
+    """Features (B, T, D) -> features (B, T, D). Padding may stand anywhere; real positions never see it."""
+
+    CAUSAL: ClassVar[bool] = True
+    PATCH: ClassVar[int] = 4
+
+    def __init__(self, config: Config, *, positions: int | None, causal: bool = False):
+        super().__init__()
+        self.config, self.positions, self.out_width = config, positions, config.width
+        self.max_length = config.max_length
+        self.table: LearnedPositions | None = None
+        if config.positions == "learned":
+            self.max_length = config.max_length or positions or 1024
+            self.table = LearnedPositions(self.max_length, config.width)
+        self.input_norm = _norm(config) if config.input_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = _norm(config) if config.final_norm else nn.Identity()
+
+    def forward(
+        self, x: Features, *, causal: bool = False, memory: Features | None = None, cache: Cache | None = None
+    ) -> Features:
+        self.check(x, causal, memory, cache)
+        given, order = x, None
+        if x.mask.shape[1] > 1 and (causal or (self.positions is None and x.grid is None)):
+            x, order = real_first(x)  # in tables and images the place itself says what stands there
+        sight = self.look(x, causal, memory, cache)
+        values = self.dropout(self.input_norm(self.place(x.values, sight.places)))  # (B, T, D)
+        balance = x.auxiliary
+        for index, block in enumerate(self.blocks):
+            values, lost = block(values, x.mask, sight, memory, cache.layers[index] if cache else None)
+            if lost is not None and self.training:  # a measured loss is of the task alone
+                balance = self.config.balance * lost + (0.0 if balance is None else balance)
+        values = self.final_norm(values)
+        return replace(given, values=values if order is None else in_order(values, order), auxiliary=balance)
+
+    def new_cache(self, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype) -> Cache:
+        return Cache(self.config, batch_size, capacity, device, dtype)
+
+    def look(self, x: Features, causal: bool, memory: Features | None, cache: Cache | None) -> Sight:
+        """Where the positions stand and what they see: computed once, shared by all layers."""
+        c, steps, device = self.config, x.mask.shape[1], x.mask.device
+        places = torch.arange(steps, device=device)[None]  # (1, T)
+        keys, real, start = places, x.mask, 0
+        if cache is not None:
+            start = cache.length
+            cache.mask[:, start : start + steps] = x.mask
+            real = cache.mask[:, : start + steps]  # (B, S)
+            if start:  # rows may be of different length by now
+                keys = real.cumsum(1) - 1  # (B, S)
+                places = places + real[:, :start].sum(1, keepdim=True)  # (B, T)
+        window = c.window if c.window is not None and c.window < start + steps else None
+        # From the start on, padding comes last and so is never seen by a real position: no mask, the fastest kernel.
+        plain = causal and start == 0 and window is None
+        seen = None
+        if not causal and window is None:
+            seen = real[:, None, None, :]  # (B, 1, 1, S): the same for every query
+        elif not plain:
+            seen = visible(places, keys, real, causal=causal, window=window)  # (B, 1, T, S)
+        tables = None
+        if c.positions == "rotary":
+            on_grid = x.grid is not None and not causal  # what is written step by step is a sequence
+            at = grid_places(x.grid or (), device)[None] if on_grid else places[..., None]  # (1 or B, T, A)
+            tables = rotary(at, c.width // c.heads, c.rotary_base)
+        return Sight(places, seen, plain, tables, None if memory is None else memory.mask[:, None, None, :])
+
+    def place(self, values: Tensor, places: Tensor) -> Tensor:
+        """Add what marks the places, unless rotary positions do it inside attention."""
+        if self.table is not None:
+            return values + self.table(places).to(values.dtype)
+        if self.config.positions == "sinusoidal":
+            return values + sinusoidal(places, self.config.width).to(values.dtype)
+        return values
+
+    def check(self, x: Features, causal: bool, memory: Features | None, cache: Cache | None) -> None:
+        length = x.mask.shape[1] + (cache.length if cache else 0)
+        if self.max_length is not None and length > self.max_length:
+            expected = f"at least the sequence's length ({length})"
+            fix = f"cut the sequences, or use max_length: {length}"
+            raise bad_field("model.max_length", self.max_length, expected, fix)
+        assert cache is None or (causal and length <= cache.capacity)
+        if self.config.cross and memory is None:
+            raise bad_field("model.cross", True, "an encoder's features to attend to", "use cross: false")
+        if memory is not None and not self.config.cross:
+            raise bad_field("model.cross", False, "true where an encoder's features are given", "use cross: true")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a forward pass works out once for all its layers."""
+
+    places: Tensor  # (1 or B, T)
+    seen: Tensor | None  # (B, 1, 1 or T, S) bool: which keys each query sees; None: all, or the triangle
+    causal: bool  # the triangle: each query sees its own place and those before it
+    tables: Rotary | None
+    memory: Tensor | None  # (B, 1, 1, S) bool: the real positions of the encoder's features
+
+
+class Block(nn.Module):
+    """Attention, perhaps cross-attention, and feed-forward, each added to what came in."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        c = config
+        # Post-norm rescales each sum, so a branch of zero gains nothing there: it begins small, by the number of sums.
+        gain = 0.0 if c.norm_first else (2 * c.layers) ** -0.5
+        self.norm_first = c.norm_first
+        self.attention_norm, self.attention = _norm(c), _attention(c, gain)
+        self.cross_norm = _norm(c) if c.cross else None
+        self.cross = _attention(c, gain) if c.cross else None
+        self.feedforward_norm = _norm(c)
+        hidden = c.feedforward or hidden_width(c.width, c.activation)
+        self.feedforward: FeedForward | Experts
+        if c.experts:
+            number, chosen = c.experts, c.experts_per_token
+            self.feedforward = Experts(c.width, hidden, number, chosen, c.activation, bias=c.bias, gain=gain)
+        else:
+            self.feedforward = FeedForward(c.width, hidden, c.activation, bias=c.bias, gain=gain)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, sight: Sight, memory: Features | None, store: KeyValues | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) -> (B, T, D), and the experts' balance loss if there are experts."""
+        h = self.before(self.attention_norm, x)
+        keys, values = self.attention.keys_values(h, sight.tables)
+        if store is not None:
+            keys, values = store.append(keys, values)
+        h = self.attention(h, keys, values, seen=sight.seen, causal=sight.causal, tables=sight.tables)
+        x = self.after(self.attention_norm, x, h)
+        if self.cross is not None and self.cross_norm is not None and memory is not None:
+            known = store.memory if store is not None else None
+            keys, values = known or self.cross.keys_values(memory.values)
+            if store is not None:
+                store.memory = keys, values
+            h = self.cross(self.before(self.cross_norm, x), keys, values, seen=sight.memory)
+            x = self.after(self.cross_norm, x, h)
+        h = self.before(self.feedforward_norm, x)
+        h, lost = self.feedforward(h, mask) if isinstance(self.feedforward, Experts) else (self.feedforward(h), None)
+        return self.after(self.feedforward_norm, x, h), lost
+
+    def before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.norm_first else x
+
+    def after(self, norm: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
+        x = x + self.dropout(branch)
+        return x if self.norm_first else norm(x)
+
+
+class Cache:
+    """What a causal transformer remembers between steps. Rows may be of different lengths: `mask` says what is real."""
+
+    def __init__(self, config: Config, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype):
+        self.capacity = capacity
+        self.mask = torch.zeros(batch_size, capacity, dtype=torch.bool, device=device)
+        shape = (batch_size, config.kv_heads or config.heads, capacity, config.width // config.heads)
+        self.layers = [KeyValues(shape, device, dtype) for _ in range(config.layers)]
+
+    @property
+    def length(self) -> int:
+        """Positions in use, padding included."""
+        return self.layers[0].length
+
+
+def _norm(c: Config) -> nn.Module:
+    return make_norm(c.norm, c.width, eps=c.norm_eps, bias=c.bias)
+
+
+def _attention(c: Config, gain: float) -> Attention:
+    return Attention(
+        c.width,
+        c.heads,
+        c.kv_heads or c.heads,
+        bias=c.bias,
+        qk_norm=c.qk_norm,
+        norm_eps=c.norm_eps,
+        dropout=c.dropout,
+        gain=gain,
+    )
+
+
+_CLASSIC = Config(norm="layer", qk_norm=False, bias=True, dropout=0.1)  # what the models of 2017 to 2019 have in common
+
+PRESETS = {
+    "tiny": Config(width=32, layers=2, heads=2),
+    "small": Config(width=384, layers=6, heads=6),
+    "base": Config(width=768, layers=12, heads=12),
+    # Vaswani et al. 2017 (arXiv:1706.03762); the encoder's shape, its decoder adds cross: true.
+    "original": replace(
+        _CLASSIC,
+        width=512,
+        layers=6,
+        heads=8,
+        activation="relu",
+        norm_first=False,
+        final_norm=False,
+        positions="sinusoidal",
+        norm_eps=1e-5,
+    ),
+    # Radford et al. 2019, the smallest of four.
+    "gpt2": replace(
+        _CLASSIC,
+        width=768,
+        layers=12,
+        heads=12,
+        activation="gelu_tanh",
+        positions="learned",
+        max_length=1024,
+        norm_eps=1e-5,
+    ),
+    # Devlin et al. 2019 (arXiv:1810.04805), base.
+    "bert": replace(
+        _CLASSIC,
+        width=768,
+        layers=12,
+        heads=12,
+        activation="gelu",
+        norm_first=False,
+        input_norm=True,
+        final_norm=False,
+        positions="learned",
+        max_length=512,
+        norm_eps=1e-12,
+    ),
+}

@@ -1,0 +1,290 @@
+"""The command line: reads arguments, calls lifecycle, prints. No logic.
+
+Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+STOPPED_HINT = "stopped; every step is saved. The same command goes on."
+
+
+class Verbs(click.Group):
+    """Verbs in the order of a model's life."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dougong")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Say what goes in and what comes out; dougong trains, measures and runs the model."""
+
+
+def say(text: str) -> None:
+    """Prose goes to standard error: standard output is for results."""
+    click.echo(text, err=True)
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with --json, and errors as messages with their exit code."""
+
+    def run(as_json: bool, **options: Any) -> None:
+        debug = bool(click.get_current_context().parent and click.get_current_context().parent.params["debug"])  # type: ignore[union-attr]
+        try:
+            result, text = function(**options)
+        except Exception as error:  # ours say what to do; any other is a fault of dougong, and is told as one
+            fail(error, as_json, debug)
+        else:
+            if as_json:
+                from dougong.lifecycle import plain
+
+                click.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
+            elif text:
+                click.echo(text)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    wrapped = click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object on the last line of standard output."
+    )(run)
+    return main.command(name=function.__name__.rstrip("_"))(wrapped)
+
+
+def fail(error: Exception, as_json: bool, debug: bool) -> None:
+    """Print an error and leave with its exit code."""
+    if debug:
+        traceback.print_exc()
+    code = getattr(error, "exit_code", None)
+    if code is None:  # not one of ours: a fault of dougong itself must not look like the user's
+        if not debug:
+            say("This is a fault of dougong itself; --debug shows where.")
+        code = 1
+    if as_json:
+        click.echo(json.dumps({"error": str(error), "exit_code": code}, ensure_ascii=False))
+    say(f"error: {error}")
+    sys.exit(code)
+
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+run_argument = click.argument("run")
+overrides_option = click.option(
+    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value: -s train.steps=100"
+)
+
+
+@verb
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--predict", multiple=True, metavar="COLUMN", help="The column to predict.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where the recipe goes; beside the data unless given."
+)
+def new(data: Path, predict: tuple[str, ...], output: Path | None) -> tuple[Any, str]:
+    """Look at a data file and write a recipe for it."""
+    import dougong
+
+    path = dougong.new(data, predict=predict, output=output)
+    return {"recipe": str(path)}, f"{path}\n\n{path.read_text(encoding='utf-8')}\nNext: dougong check {path}"
+
+
+@verb
+@recipe_argument
+@overrides_option
+def check(recipe: Path, overrides: tuple[str, ...]) -> tuple[Any, str]:
+    """Find every mistake in a recipe and its data."""
+    import dougong
+
+    report = dougong.check(recipe, overrides=overrides)
+    return report, f"{report.text()}\nThe recipe is in order. Next: dougong train {recipe}"
+
+
+@verb
+@recipe_argument
+@overrides_option
+def prepare(recipe: Path, overrides: tuple[str, ...]) -> tuple[Any, str]:
+    """Clean, split and encode the data (train does this by itself)."""
+    import dougong
+
+    prepared = dougong.prepare(recipe, overrides=overrides, say=say)
+    return prepared, str(prepared.folder)
+
+
+@verb
+@recipe_argument
+@overrides_option
+@click.option("--fresh", is_flag=True, help="Set an earlier run of this name aside and start anew.")
+@click.option("--accept-changes", is_flag=True, help="Go on with an interrupted run although the recipe has changed.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train(recipe: Path, overrides: tuple[str, ...], fresh: bool, accept_changes: bool, quiet: bool) -> tuple[Any, str]:
+    """Train; go on with an interrupted run; evaluate and write the report."""
+    import dougong
+    from dougong.lifecycle import Stopped
+
+    try:
+        run = dougong.train(
+            recipe,
+            overrides=overrides,
+            fresh=fresh,
+            accept_changes=accept_changes,
+            quiet=quiet,
+            say=_mute if quiet else say,
+        )
+    except Stopped as stopped:
+        say(f"step {stopped.step:,}: {STOPPED_HINT}")
+        raise
+    return run, f"{results(run)}\nreport: {run.folder / 'report.html'}\n{next_steps(run)}"
+
+
+def _mute(text: str) -> None:
+    pass
+
+
+def results(run: Any) -> str:
+    lines = []
+    for split, metrics in run.metrics().items():
+        lines += [
+            f"{split}  {name:26} {number(found['value'])}   95 % interval {number(found['low'])} to {number(found['high'])}"
+            for name, found in metrics.items()
+        ]
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def next_steps(run: Any) -> str:
+    use = f"dougong generate {run.folder}" if run.recipe.written else f"dougong predict {run.folder} DATA"
+    return f"Next: {use}, or open the report in a browser."
+
+
+@verb
+@run_argument
+@click.option(
+    "--split", type=click.Choice(["train", "validation", "test"]), help="Test where there is one, else validation."
+)
+def evaluate(run: str, split: str | None) -> tuple[Any, str]:
+    """Measure a run on held-out rows, with 95 % intervals."""
+    import dougong
+
+    measured = dougong.evaluate(run, split=split)
+    return measured, measured.text()
+
+
+@verb
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN …")
+@click.option("--split", type=click.Choice(["validation", "test"]))
+@click.option("--metric", metavar="OUTPUT.METRIC", help="Only this one, e.g. label.accuracy.")
+def compare(runs: tuple[str, ...], split: str | None, metric: str | None) -> tuple[Any, str]:
+    """Put runs side by side on the same rows, with a paired test and a verdict."""
+    import dougong
+
+    comparisons = dougong.compare(runs[0], *runs[1:], split=split, metric=metric)
+    return {each.metric: each.to_json() for each in comparisons}, "\n\n".join(each.text() for each in comparisons)
+
+
+@verb
+@run_argument
+@click.argument("data", required=False)
+@click.option("--value", "values", multiple=True, metavar="COLUMN=VALUE", help="One row, given on the command line.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the answers there, one JSON object a line."
+)
+def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | None) -> tuple[Any, str]:
+    """Answers for the rows of a file, or for one row given with --value."""
+    import dougong
+    from dougong.core.errors import bad_field
+
+    if (data is None) == (not values):
+        raise bad_field("data", data, "a data file, or one row with --value", "give one of the two")
+    rows: Any = data if data is not None else [dict(item.partition("=")[::2] for item in values)]
+    answers = dougong.predict(run, rows, output=output)
+    text = (
+        f"{len(answers):,} answers in {output}"
+        if output
+        else "\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers)
+    )
+    return {"rows": len(answers)} if output else {"predictions": answers}, text
+
+
+@verb
+@run_argument
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]…")
+@click.option("--max-tokens", type=click.IntRange(1, 100_000), default=200, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    default=0.8,
+    show_default=True,
+    help="0: always the most likely token.",
+)
+@click.option("--top-k", type=click.IntRange(1), help="Only the k most likely tokens.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
+@click.option("--repetition-penalty", type=click.FloatRange(1, 10), default=1.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def generate(run: str, prompts: tuple[str, ...], **options: Any) -> tuple[Any, str]:
+    """Write text after each prompt (from nothing where there is none)."""
+    import dougong
+
+    prompts = prompts or ("",)
+    texts = dougong.generate(run, prompts, **options)
+    shown = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+    return {"texts": shown}, "\n\n".join(item["prompt"] + item["text"] for item in shown)
+
+
+@verb
+@run_argument
+def report(run: str) -> tuple[Any, str]:
+    """Write report.html: one file that opens offline."""
+    import dougong
+
+    path = dougong.report(run)
+    return {"report": str(path)}, str(path)
+
+
+@verb
+@run_argument
+def verify(run: str) -> tuple[Any, str]:
+    """Check every file of a run against the hashes written with it."""
+    import dougong
+
+    verified = dougong.verify(run)
+    return verified, "\n".join(f"whole: {name}" for name in verified.good)
+
+
+@verb
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there.")
+def schema(output: Path | None) -> tuple[Any, str]:
+    """The JSON Schema of a recipe, for editors."""
+    import dougong
+
+    found = dougong.schema()
+    if output:
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return {"schema": str(output)}, str(output)
+    return found, json.dumps(found, indent=1)
+
+
+@verb
+def doctor() -> tuple[Any, str]:
+    """What this machine can do, and what is missing."""
+    import dougong
+
+    found = dougong.doctor()
+    lines = [f"{key:16} {value}" for key, value in found.items() if key != "advice"]
+    return found, "\n".join([*lines, *(f"advice: {line}" for line in found["advice"])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""One writer a folder: a lock that the kernel frees when its holder dies, and a file that says who holds it.
+
+with lock(Path("runs/demo")):
+    ...                            # a second process here gets an ArtefactError that names the first
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dougong.core.artefacts import Process, disk_errors, make_folder, parse_json
+from dougong.core.errors import ArtefactError, MachineError
+
+OWNER = "owner.json"
+OWNER_BYTES = 4096
+
+log = logging.getLogger(__name__)
+_held: set[int] = set()  # open lock files of this process
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder alone. The lock file stays when the lock is given back: to delete it would let two holders in."""
+    with disk_errors(folder):
+        make_folder(folder)
+        handle = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    _held.add(handle)
+    try:
+        _acquire(handle, folder)
+        if stale := _owner(handle):
+            log.warning("%s: taken over from %s, which ended without giving it back", folder, stale)
+        _write_owner(handle, folder)
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)  # empty: given back in order
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _acquire(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _owner(handle) or "another process"
+        raise ArtefactError(
+            f"{folder}: in use by {owner}. Fix: wait for it or stop it, or choose another folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        raise MachineError(f"{folder}: this file system has no locks. Fix: choose a folder on a local disk.") from None
+
+
+def _write_owner(handle: int, folder: Path) -> None:
+    me = Process.this()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({"host": me.host, "pid": me.pid, "start": me.start, "since": started}) + "\n"
+    with disk_errors(folder / OWNER, len(text)):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+        os.fsync(handle)
+
+
+def _owner(handle: int) -> str | None:
+    """Who the lock file names, None if nobody; torn text (a holder killed while it wrote) is nobody we could name."""
+    data = os.pread(handle, OWNER_BYTES, 0)
+    if not data:
+        return None
+    try:
+        owner = parse_json(data, OWNER)
+        return f"process {owner['pid']:d} on {owner['host']} since {owner['since']}"
+    except (ArtefactError, KeyError, TypeError, ValueError):
+        return "an unknown process"
+
+
+def _forget_in_child() -> None:
+    """A forked data worker must not hold its parent's lock: if the parent dies first, the folder has to be free."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,177 @@
+"""Rows that repeat: exactly (by a 64-bit hash), nearly (MinHash), and rows of the test split that stand in train.
+
+    repeats = find_duplicates(np.array([row_hash(row, columns) for row in rows]))      # True: repeats an earlier row
+    repeats = near_duplicates(np.stack([minhash(text) for text in texts]), threshold=0.8)
+
+Among a billion rows the chance that any two different ones share a 64-bit hash is 3 %. A near duplicate is an estimate
+from 128 samples (standard error 0.035 at 0.8), found with a probability of 99 % at the threshold, and more above it.
+"""
+
+# N rows, P permutations, S shingles
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+PARTITION = 1 << 22  # hashes held at once
+SHINGLE = 5  # characters
+SHINGLES_AT_ONCE = 4096
+NEIGHBOURS = 8  # rows that a row is compared with in each of its buckets
+
+
+def row_hash(values: Mapping[str, object], columns: Sequence[str]) -> int:
+    """64 bits that stand for the values of these columns, whatever their order, on any machine."""
+    chosen = {column: values.get(column) for column in columns}
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return {"blake2b": hashlib.blake2b(value).hexdigest()}
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)  # decimals, times
+
+
+def find_duplicates(hashes: np.ndarray) -> np.ndarray:  # (N,) uint64 -> (N,) bool
+    """Which rows repeat an earlier one. Takes a memory map: holds one partition of the hash space at a time."""
+    repeats = np.zeros(len(hashes), dtype=bool)
+    parts = np.uint64(math.ceil(len(hashes) / PARTITION) or 1)
+    for part in range(int(parts)):
+        seen = np.zeros(0, dtype=np.uint64)  # sorted
+        for start, chunk in _chunks(hashes):
+            rows = np.flatnonzero(chunk % parts == part)
+            mine = chunk[rows]
+            unique, first = np.unique(mine, return_index=True)  # the first place of each
+            repeats[start + rows] = True
+            repeats[start + rows[first[~_contains(seen, unique)]]] = False
+            seen = np.union1d(seen, unique)
+    return repeats
+
+
+def leaked(train: np.ndarray, test: np.ndarray) -> np.ndarray:  # (N,) uint64, (M,) uint64 -> (M,) bool
+    """Which rows of test stand in train. Holds the test hashes and one chunk of the train hashes."""
+    unique = np.unique(test)
+    found = np.zeros(len(unique), dtype=bool)
+    for _, chunk in _chunks(train):
+        found |= _contains(np.unique(chunk), unique)
+    return found[np.searchsorted(unique, test)]
+
+
+def _chunks(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(hashes), PARTITION):
+        yield start, np.asarray(hashes[start : start + PARTITION])
+
+
+def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:  # (N,) sorted, (M,) -> (M,) bool
+    if not len(ordered):
+        return np.zeros(len(values), dtype=bool)
+    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+
+
+# -------------------------------------------------------------------------------------------------------------- near
+
+
+def minhash(text: str, permutations: int = 128) -> np.ndarray:  # -> (P,) uint32
+    """A signature whose share of equal entries estimates the Jaccard similarity of two texts' 5-character shingles.
+
+    Broder, On the resemblance and containment of documents (1997). Case and spacing do not count.
+    """
+    multiply, add = _permutations(permutations)
+    shingles = _shingles(" ".join(text.casefold().split()))
+    smallest = np.full(permutations, np.iinfo(np.uint32).max, dtype=np.uint32)
+    for start in range(0, len(shingles), SHINGLES_AT_ONCE):
+        part = shingles[start : start + SHINGLES_AT_ONCE]
+        hashed = (part * multiply[:, None] + add[:, None]) >> np.uint64(32)  # (P, S)
+        np.minimum(smallest, hashed.min(1).astype(np.uint32), out=smallest)
+    return smallest
+
+
+def _shingles(text: str) -> np.ndarray:  # -> (S,) uint64, each once
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    if not len(points):
+        return points
+    points = np.pad(points, (0, max(0, SHINGLE - len(points))))
+    mixed = np.zeros(len(points) - SHINGLE + 1, dtype=np.uint64)
+    for place in range(SHINGLE):
+        mixed = mix(mixed ^ points[place : place + len(mixed)])
+    return np.unique(mixed)
+
+
+def mix(value: np.ndarray) -> np.ndarray:  # uint64 -> uint64, every bit of the input moves half the bits of the output
+    """The finalizer of splitmix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@cache
+def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:  # -> (P,) uint64 odd, (P,) uint64
+    numbers = mix(np.arange(2 * count, dtype=np.uint64))  # not from numpy.random: its streams may change with a version
+    return numbers[:count] | np.uint64(1), numbers[count:]
+
+
+def near_duplicates(signatures: np.ndarray, threshold: float) -> np.ndarray:  # (N, P) uint32 -> (N,) bool
+    """Which rows resemble an earlier row that is kept, by at least `threshold`.
+
+    Rows that agree in a whole band of their signatures are compared (locality-sensitive hashing); in a bucket of many
+    rows each is compared with the first and with its nearest neighbours only.
+    """
+    repeats = find_duplicates(_bucket(signatures, 0, signatures.shape[1]))  # equal signatures need no comparison
+    kept = np.flatnonzero(~repeats)
+    pairs = np.unique(np.concatenate([np.zeros((0, 2), dtype=np.int64), *_pairs(signatures, kept, threshold)]), axis=0)
+    for later, earlier in pairs:  # in the order of the later row, so that whether the earlier one is kept is known
+        if not repeats[earlier]:
+            repeats[later] = True
+    return repeats
+
+
+def _pairs(signatures: np.ndarray, kept: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+    """(later row, earlier row) of every pair that shares a bucket and is found to be similar."""
+    rows = _band_rows(threshold, signatures.shape[1])
+    for start in range(0, signatures.shape[1] - rows + 1, rows):
+        buckets = _bucket(signatures, start, rows)[kept]
+        order = np.argsort(buckets, kind="stable")
+        buckets, members = buckets[order], kept[order]  # within a bucket rows stay in order
+        new = np.concatenate([[True], buckets[1:] != buckets[:-1]]) if len(buckets) else np.zeros(0, dtype=bool)
+        first = np.flatnonzero(new)[np.cumsum(new) - 1]
+        position = np.arange(len(members))
+        yield _similar(signatures, members[position], members[first], threshold)
+        for lag in range(1, NEIGHBOURS + 1):
+            same = position[lag:][first[lag:] <= position[:-lag]]
+            if not len(same):
+                break
+            yield _similar(signatures, members[same], members[same - lag], threshold)
+
+
+def _similar(signatures: np.ndarray, later: np.ndarray, earlier: np.ndarray, threshold: float) -> np.ndarray:
+    differ = np.flatnonzero(later != earlier)
+    later, earlier = later[differ], earlier[differ]
+    share = np.zeros(len(later))
+    for start in range(0, len(later), 1 << 14):
+        part = slice(start, start + (1 << 14))
+        share[part] = (signatures[later[part]] == signatures[earlier[part]]).mean(1)
+    return np.stack([later, earlier], axis=1)[share >= threshold]  # (pairs, 2)
+
+
+def _bucket(signatures: np.ndarray, start: int, rows: int) -> np.ndarray:  # (N, P) -> (N,) uint64
+    bucket = np.zeros(len(signatures), dtype=np.uint64)
+    for column in range(start, start + rows):
+        bucket = mix(bucket ^ signatures[:, column].astype(np.uint64))
+    return bucket
+
+
+def _band_rows(threshold: float, permutations: int) -> int:
+    """The widest band (fewest false candidates) that still finds 99 % of the pairs at the threshold."""
+    for rows in range(permutations, 1, -1):
+        if (1 - threshold**rows) ** (permutations // rows) <= 0.01:
+            return rows
+    return 1

@@ -1,0 +1,266 @@
+"""The loader: prepared rows -> batches. Which rows stand in which batch is a function of (seed, epoch, index) alone.
+
+Rows of unlike length are sorted within pools of POOL batches before they are cut into batches, so that little is padding;
+a language model reads windows of its flat token stream, where nothing is.
+"""
+
+# B batch, T time
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dougong.data.columns import Columns
+from dougong.data.ordering import key_of, permuted
+from dougong.data.shards import Split
+
+Batch = dict[str, Tensor]
+POOL = 64  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next batch to be read."""
+
+    epoch: int = 0
+    index: int = 0
+
+
+class Plan(Protocol):
+    """Which batches an epoch has, and what is in each."""
+
+    def batches(self, epoch: int) -> int: ...
+    def rows(self, epoch: int, index: int) -> np.ndarray: ...
+    def collate(self, rows: np.ndarray, epoch: int) -> Batch: ...
+
+
+class RowPlan:
+    """Batches of whole rows: `batch_rows` each, or as many as fit into `batch_tokens` with their padding.
+
+    `most` takes only so many rows, evenly spread over the split: enough to validate on.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        limits: dict[str, int],
+        batch_rows: int = 0,
+        batch_tokens: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        most: int | None = None,
+    ):
+        assert bool(batch_rows) != bool(batch_tokens)
+        self.size = min(split.rows, most or split.rows)
+        self.split, self.limits, self.seed, self.shuffle = split, limits, seed, shuffle
+        self.batch_rows, self.batch_tokens = batch_rows, batch_tokens
+        self.pool_rows = POOL * (batch_rows or max(1, batch_tokens // 64))
+
+    def batches(self, epoch: int) -> int:
+        if self.batch_rows:
+            return -(-self.size // self.batch_rows)
+        return int(self._starts(epoch)[-1])
+
+    def rows(self, epoch: int, index: int) -> np.ndarray:
+        if self.batch_rows:
+            pool, within = divmod(index, POOL)
+        else:
+            starts = self._starts(epoch)
+            pool = int(np.searchsorted(starts, index, side="right")) - 1
+            within = index - int(starts[pool])
+        return self._pool(epoch, pool)[within]
+
+    def collate(self, rows: np.ndarray, epoch: int) -> Batch:
+        return collate(self.split.take(rows), rows, self.limits)
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
+    def _starts(self, epoch: int) -> np.ndarray:
+        """The first batch of each pool, and the end (only where batches are cut by tokens)."""
+        pools = -(-self.size // self.pool_rows)
+        return np.concatenate([[0], np.cumsum([len(self._pool(epoch, pool)) for pool in range(pools)])])
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def _pool(self, epoch: int, pool: int) -> list[np.ndarray]:
+        """The batches of one pool: shuffled rows, sorted by length, cut, and shuffled again as batches."""
+        rows = np.arange(pool * self.pool_rows, min((pool + 1) * self.pool_rows, self.size))
+        if self.size < self.split.rows:
+            rows = rows * self.split.rows // self.size
+        if self.shuffle:
+            rows = permuted(rows, self.split.rows, key_of(self.seed, epoch, 1))
+        lengths = self._lengths(rows)
+        if self.limits:
+            order = np.argsort(lengths, kind="stable")
+            rows, lengths = rows[order], lengths[order]
+        cuts = self._cuts(lengths)
+        batches = np.split(rows, cuts)
+        if self.shuffle:
+            order = permuted(np.arange(len(batches)), len(batches), key_of(self.seed, epoch, 2, pool))
+            batches = [batches[i] for i in order]
+        return batches
+
+    def _lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each row, as far as a batch takes them."""
+        total = np.zeros(len(rows), dtype=np.int64)
+        for name, limit in self.limits.items():
+            total += np.minimum(self.split.lengths(name)[rows], limit)
+        return total
+
+    def _cuts(self, lengths: np.ndarray) -> np.ndarray:
+        if self.batch_rows:
+            return np.arange(self.batch_rows, len(lengths), self.batch_rows)
+        cuts, start = [], 0
+        for end in range(1, len(lengths)):
+            if (end + 1 - start) * int(lengths[end]) > self.batch_tokens:  # sorted: the last is the longest
+                cuts.append(end)
+                start = end
+        return np.array(cuts, dtype=np.int64)
+
+
+class WindowPlan:
+    """Batches of windows of `context` tokens from a stream.
+
+    In training they lie end to end and each epoch cuts at another offset. For measuring they overlap by half, and only the
+    new half counts: every token then has at least half a context before it. With `most`, only so many windows are taken,
+    evenly spread and whole: enough to validate on.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        field: str,
+        *,
+        context: int,
+        batch_rows: int,
+        end: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        most: int | None = None,
+    ):
+        self.split, self.field, self.batch_rows, self.end, self.seed, self.shuffle = (
+            split,
+            field,
+            batch_rows,
+            end,
+            seed,
+            shuffle,
+        )
+        self.stream = split.stream(f"{field}.tokens")
+        self.context = min(context, len(self.stream))
+        whole = max(1, len(self.stream) // max(self.context, 1))
+        self.spread = most if most and most < whole and not shuffle else None
+        self.stride = self.context if shuffle or self.spread else max(1, self.context // 2)
+
+    def windows(self, epoch: int) -> int:
+        if self.spread:
+            return self.spread
+        if self.shuffle:
+            return max(1, (len(self.stream) - self._offset(epoch)) // self.context)
+        return 1 + max(0, -(-(len(self.stream) - self.context) // self.stride))
+
+    def batches(self, epoch: int) -> int:
+        return -(-self.windows(epoch) // self.batch_rows)
+
+    def rows(self, epoch: int, index: int) -> np.ndarray:
+        windows = self.windows(epoch)
+        rows = np.arange(index * self.batch_rows, min((index + 1) * self.batch_rows, windows))
+        return permuted(rows, windows, key_of(self.seed, epoch, 1)) if self.shuffle else rows
+
+    def collate(self, rows: np.ndarray, epoch: int) -> Batch:
+        starts = self._starts(rows, epoch)  # (B,)
+        stops = np.minimum(starts + self.context, len(self.stream))
+        tokens = np.zeros((len(rows), self.context), dtype=np.int64)
+        before = np.full(len(rows), self.end, dtype=np.int64)
+        for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            tokens[i, : stop - start] = self.stream.read(start, stop)
+            if start:
+                before[i] = self.stream.read(start - 1, start)[0]
+        overlap = self.context - self.stride
+        arrays = {"tokens": tokens, "tokens.length": stops - starts, "before": before, "start": starts}
+        arrays["skip"] = np.where(starts > 0, overlap, 0)  # leading tokens that the window before has counted
+        return {"row": torch.from_numpy(rows)} | {
+            f"{self.field}.{key}": torch.from_numpy(value) for key, value in arrays.items()
+        }
+
+    def _starts(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        if self.spread:
+            return rows * (len(self.stream) - self.context) // max(self.spread - 1, 1)
+        return rows * self.stride + self._offset(epoch)
+
+    def _offset(self, epoch: int) -> int:
+        slack = len(self.stream) - self.context
+        return key_of(self.seed, epoch, 3) % min(self.context, slack + 1) if self.shuffle else 0
+
+
+def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch:
+    """Columns of some rows -> tensors; a ragged column is padded with zeros and comes with `<name>.length`."""
+    batch: Batch = {"row": torch.from_numpy(np.asarray(rows, dtype=np.int64))}
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            batch[name] = torch.from_numpy(np.array(column))  # a copy: the mapped file is read-only
+            continue
+        lengths = np.minimum(column.lengths, limits.get(name, np.iinfo(np.int64).max))
+        padded = np.zeros((len(column), int(lengths.max(initial=1))), dtype=np.int64)
+        for i, length in enumerate(lengths):
+            padded[i, :length] = column.row(i)[:length]
+        batch[name], batch[f"{name}.length"] = torch.from_numpy(padded), torch.from_numpy(lengths)
+    return batch
+
+
+class Loader(Dataset[list[Batch]]):
+    """Endless batches from a position on, each as its micro-batches; one rank's share of the rows."""
+
+    def __init__(self, plan: Plan, *, micro_batch: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0):
+        self.plan, self.micro_batch, self.rank, self.ranks, self.workers = plan, micro_batch, rank, ranks, workers
+
+    def load(self, epoch: int, index: int) -> list[Batch]:
+        """Batch `index` of an epoch, cut into micro-batches of at most `micro_batch` rows."""
+        rows = self.plan.rows(epoch, index)[self.rank :: self.ranks]
+        size = self.micro_batch or max(len(rows), 1)
+        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [self.plan.collate(piece, epoch) for piece in pieces]
+
+    def __getitem__(self, place: tuple[int, int]) -> list[Batch]:  # what a worker process is asked for
+        return self.load(*place)
+
+    def places(self, start: Position) -> Iterator[tuple[int, int]]:
+        epoch, index = start.epoch, start.index
+        while True:
+            for i in range(index, self.plan.batches(epoch)):
+                yield epoch, i
+            epoch, index = epoch + 1, 0
+
+    def batches(self, start: Position) -> Iterator[tuple[Position, list[Batch]]]:
+        """(position after this batch, its micro-batches), forever."""
+        places = self.places(start)
+        if not self.workers:
+            for epoch, index in places:
+                yield Position(epoch, index + 1), self.load(epoch, index)
+        # The order of `places` is the order of arrival, however many workers fetch.
+        fetched = DataLoader(self, batch_size=None, sampler=self.places(start), num_workers=self.workers)  # type: ignore[arg-type]
+        for (epoch, index), batch in zip(places, fetched, strict=False):
+            yield Position(epoch, index + 1), batch
+
+
+def once(plan: Plan, epoch: int = 0) -> Iterator[Batch]:
+    """One pass over a split, for evaluation."""
+    for index in range(plan.batches(epoch)):
+        yield plan.collate(plan.rows(epoch, index), epoch)
+
+
+def padding(plan: RowPlan, epoch: int = 0) -> float:
+    """The share of a ragged batch's positions that are padding, over an epoch."""
+    real = total = 0
+    for batch in once(plan, epoch):
+        for name in plan.limits:
+            real += int(batch[f"{name}.length"].sum())
+            total += batch[name].numel()
+    return 1 - real / total if total else 0.0

@@ -1,0 +1,47 @@
+"""The order of training rows: a pure function of (seed, epoch, index), so that workers, ranks and resumed runs agree."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ROUNDS = 4
+
+
+def permuted(index: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Where a keyed permutation of 0..size-1 sends each index, without holding the permutation.
+
+    A Feistel network over the next even number of bits (Luby & Rackoff 1988), walked until it lands inside: a shuffle of any
+    number of rows in constant memory, of which any slice can be computed alone.
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    result = index.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        result[outside] = _feistel(result[outside], half, key)
+        outside = result >= size
+    return result.astype(np.int64)
+
+
+def _feistel(value: np.ndarray, half: int, key: int) -> np.ndarray:
+    low = np.uint64((1 << half) - 1)
+    left, right = value >> np.uint64(half), value & low
+    for turn in range(ROUNDS):
+        left, right = right, left ^ (mixed(right, key + turn) & low)
+    return (left << np.uint64(half)) | right
+
+
+def mixed(value: np.ndarray, key: int) -> np.ndarray:
+    """SplitMix64 (Steele et al. 2014) of value and key: uint64 that looks random."""
+    with np.errstate(over="ignore"):
+        z = value + np.uint64((key * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def key_of(*parts: int) -> int:
+    """One key of several numbers (seed, epoch, …)."""
+    key = 0
+    for part in parts:
+        key = int(mixed(np.array([part & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64), key)[0])
+    return key

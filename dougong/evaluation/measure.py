@@ -1,0 +1,176 @@
+"""Measure a model on the rows of a split: every output's metrics with intervals, and what the report shows."""
+
+# N rows, C classes
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dougong.core.artefacts import read_json, verify_folder, write_folder, write_json
+from dougong.data.columns import Columns, Ragged
+from dougong.data.loader import Plan, WindowPlan
+from dougong.data.shards import read_shard, write_shard
+from dougong.fields import Field
+from dougong.inference.predict import Autocast, losses, predictions
+from dougong.metrics.classification import CalibrationError, Confusion
+from dougong.metrics.intervals import Accumulator, Estimate
+from dougong.metrics.metric import Metric
+from dougong.model import Model
+
+KIND = "evaluation"
+PART_ROWS = 50_000  # rows of predictions kept in memory before they are written
+
+
+@dataclass
+class Measured:
+    """The metrics of one split. `metrics` is keyed `<output>.<metric>`."""
+
+    split: str
+    rows: int
+    metrics: dict[str, Estimate]
+    losses: dict[str, float]  # of each output, as training counts it
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)  # output -> confusion matrix, calibration curve
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "rows": self.rows,
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+        }
+
+    def text(self) -> str:
+        lines = [f"{self.split}: {self.rows:,} rows"]
+        for name, estimate in self.metrics.items():
+            lines.append(
+                f"  {name:28} {estimate.value:.4f}   (95 % interval {estimate.low:.4f} to {estimate.high:.4f})"
+            )
+        return "\n".join(lines)
+
+
+def measure(
+    model: Model,
+    plan: Plan,
+    split: str,
+    autocast: Autocast,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    keep: Path | None = None,
+) -> Measured:
+    """Read the split once; memory does not grow with it. With `keep`, each row's prediction is written there for `compare`."""
+    metrics = {out.name: out.type.METRICS(out.config, out.codec) for out in model.outputs}
+    accumulators = {name: Accumulator(group, replicates, seed) for name, group in metrics.items()}
+    sums = {out.name: np.zeros(2) for out in model.outputs}
+    rows = 0
+    kept = Kept(keep) if keep else None
+    for predicted in predictions(model, plan, autocast):
+        rows += len(predicted.rows)
+        for name, accumulator in accumulators.items():
+            accumulator.update(predicted.rows, predicted.predictions[name], predicted.targets[name])
+            sums[name] += predicted.losses[name]
+        if kept:
+            kept.add(predicted.rows, predicted.predictions, predicted.targets)
+    if kept:
+        kept.flush()
+    estimates = {
+        f"{name}.{key}": value
+        for name, accumulator in accumulators.items()
+        for key, value in accumulator.results().items()
+    }
+    details = {name: _details(metrics[name], accumulator) for name, accumulator in accumulators.items()}
+    mean_losses = {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
+    return Measured(split, rows, estimates, mean_losses, details)
+
+
+def _details(metrics: list[Metric], accumulator: Accumulator) -> dict[str, Any]:
+    """What the sums of some metrics tell beyond their value: the confusion matrix, the calibration curve."""
+    result: dict[str, Any] = {}
+    for metric in metrics:
+        sums = accumulator.sums.get(metric.name)
+        if sums is not None and isinstance(metric, Confusion):
+            result["confusion"] = metric.matrix(sums[0]).astype(int).tolist()
+        if sums is not None and isinstance(metric, CalibrationError):
+            result["calibration"] = [part.tolist() for part in metric.curve(sums[0])]
+    return result
+
+
+def validation(model: Model, plan: Plan, autocast: Autocast, weights: dict[str, float]) -> dict[str, float]:
+    """The values alone, without intervals, and "loss": the weighted sum that training lowers."""
+    if isinstance(plan, WindowPlan):  # windows cut from documents say nothing of the documents
+        found = losses(model, plan, autocast)
+        return {"loss": sum(weights[name] * loss for name, loss in found.items())}
+    measured = measure(model, plan, "validation", autocast, replicates=0)
+    total = sum(weights[name] * loss for name, loss in measured.losses.items())
+    values = {name: estimate.value for name, estimate in measured.metrics.items()}
+    return {"loss": total} | {name: value for name, value in values.items() if not name.endswith(".loss")}
+
+
+class Kept:
+    """Predictions and targets of every row, in parts of a bounded size."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.parts = folder, 0
+        self.rows: list[np.ndarray] = []
+        self.columns: dict[str, list[np.ndarray]] = {}
+
+    def add(self, rows: np.ndarray, predictions: dict[str, Columns], targets: dict[str, Columns]) -> None:
+        self.rows.append(rows)
+        for side, group in (("prediction", predictions), ("target", targets)):
+            for name, columns in group.items():
+                for key, column in columns.items():
+                    if (
+                        (not isinstance(column, Ragged)
+                        and not key.startswith("tokens"))
+                        or (key == "tokens"
+                        and np.ndim(column) == 1)
+                    ):
+                        self.columns.setdefault(f"{name}.{side}.{key}", []).append(np.asarray(column))
+        if sum(map(len, self.rows)) >= PART_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.rows:
+            columns: Columns = {"row": np.concatenate(self.rows)}
+            columns |= {name: np.concatenate(pieces) for name, pieces in self.columns.items()}
+            write_shard(self.folder / f"part-{self.parts:05d}.arrow", columns)
+            self.parts, self.rows, self.columns = self.parts + 1, [], {}
+
+
+def write_measured(
+    folder: Path, model: Model, plan: Plan, split: str, autocast: Autocast, *, data_key: str
+) -> Measured:
+    """Measure, and keep result and predictions as an artefact of their own."""
+    with write_folder(folder, KIND, {"split": split, "data": data_key}) as temporary:
+        measured = measure(model, plan, split, autocast, keep=temporary)
+        write_json(
+            temporary / "result.json", measured.to_json() | {"losses": measured.losses, "details": measured.details}
+        )
+    return measured
+
+
+def read_measured(folder: Path) -> Measured:
+    verify_folder(folder, KIND)
+    saved = read_json(folder / "result.json")
+    metrics = {
+        name: Estimate(**{key: math.nan if item is None else item for key, item in value.items()})
+        for name, value in saved["metrics"].items()
+    }
+    return Measured(saved["split"], saved["rows"], metrics, saved["losses"], saved["details"])
+
+
+def read_predictions(folder: Path, output: Field) -> list[tuple[np.ndarray, Columns, Columns]]:
+    """(row ids, prediction, target) batches of one output, as `compare` takes them."""
+    result = []
+    for path in sorted(folder.glob("part-*.arrow")):
+        columns = read_shard(path)
+        sides = [
+            {key.split(".", 2)[2]: value for key, value in columns.items() if key.startswith(f"{output.name}.{side}.")}
+            for side in ("prediction", "target")
+        ]
+        result.append((np.asarray(columns["row"]), sides[0], sides[1]))
+    return result

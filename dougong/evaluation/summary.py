@@ -1,0 +1,148 @@
+"""What a run tells a person: the first lines of its training, and the content of its report."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dougong.core.devices import device_name
+from dougong.data.prepare import Prepared
+from dougong.evaluation.measure import Measured, read_measured
+from dougong.evaluation.report import CalibrationCurve, ConfusionMatrix, ReportContent, write_report
+from dougong.model import Model
+from dougong.recipe import Recipe
+from dougong.run import Run
+from dougong.training.fit import autocast_dtype
+
+SAMPLES = 8
+PROMPT_CHARACTERS = 12
+SAMPLE_TOKENS = 160
+
+
+def headline(recipe: Recipe, model: Model, prepared: Prepared) -> str:
+    """The first lines of a run: what is trained on what, and which routes were chosen."""
+    device = next(model.parameters()).device
+    count = sum(parameter.numel() for parameter in model.parameters())
+    rows = ", ".join(f"{sum(parts.values()):,} {name}" for name, parts in prepared.rows.items() if parts)
+    budget, amount = recipe.train.budget
+    dtype = str(autocast_dtype(recipe.train, device, model)).removeprefix("torch.")
+    ends = f"{', '.join(recipe.inputs) or 'nothing'} → {', '.join(recipe.outputs)}"
+    return (
+        f"{recipe.name}: {ends}; {recipe.model.kind}, {count:,} parameters\n"
+        f"rows: {rows}; budget: {amount:,g} {budget}; {recipe.train.optimizer.kind}\n"
+        f"device: {device_name(device)}; matrix products in {dtype}; compile: off; attention: torch's own"
+    )
+
+
+def write(path: Path, run: Run) -> None:
+    """Write the report of a run from what stands in its folder."""
+    evaluated = {split: read_measured(run.folder / "evaluations" / split) for split in run.evaluated_splits()}
+    shown = evaluated.get(run.held_out)
+    write_report(
+        path,
+        ReportContent(
+            name=run.name,
+            summary=sentence(run, shown),
+            metrics={split: measured.to_json()["metrics"] for split, measured in evaluated.items()},
+            log=log_of(run.folder / "log.jsonl"),
+            samples=samples(run),
+            confusion=confusions(run, shown),
+            calibration=calibrations(shown),
+            data=run.prepared.report.summary(),
+            parameters=parameters_by_part(run.model),
+            recipe=run.recipe.text,
+            receipt=run.receipt,
+        ),
+    )
+
+
+def sentence(run: Run, measured: Measured | None) -> str:
+    receipt = run.receipt
+    rows = receipt["data"]["rows"].get("train", 0)
+    head = (
+        f"A {run.recipe.model.kind} from {', '.join(run.recipe.inputs) or 'nothing'} to {', '.join(run.recipe.outputs)}"
+    )
+    body = f"trained on {rows:,} rows in {receipt['training']['seconds'] / 60:.1f} minutes ({receipt['training']['steps']:,} steps)"
+    if measured is None:
+        return f"{head}, {body}."
+    name, first = next(iter(measured.metrics.items()))
+    return f"{head}, {body}; {name} {first.value:.4f} on {measured.rows:,} {measured.split} rows (95 % interval {first.low:.4f} to {first.high:.4f})."
+
+
+def log_of(path: Path) -> list[dict[str, Any]]:
+    """The log as the report's charts take it: steps, with validation losses beside them."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if "validation" in record:
+            records.append({"step": record["step"], "val_loss": record["validation"]["loss"]})
+            continue
+        seconds = max(record["step_seconds"], 1e-9)
+        kept = {key: record[key] for key in ("step", "loss", "lr", "grad_norm", "memory_bytes") if key in record}
+        records.append(kept | {"tokens_per_second": record["tokens"] / seconds})
+    return records
+
+
+def samples(run: Run) -> list[dict[str, Any]]:
+    """What the model makes of a few held-out rows: continuations of their beginnings, or predictions beside what is right."""
+    split = run.prepared.split(run.held_out)
+    if not split.rows:
+        return []
+    columns = split.take(np.linspace(0, split.rows - 1, min(SAMPLES, split.rows)).astype(np.int64))
+    decoded = {
+        field.name: field.codec.decode(_of(columns, field.name))
+        for field in [*run.inputs, *run.outputs]
+        if field.config.type != "image"
+    }
+    if run.recipe.written and not run.inputs:
+        prompts = [str(text)[:PROMPT_CHARACTERS] for text in decoded[run.recipe.written]]
+        texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
+        return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+    if len(decoded) < len(run.inputs) + len(run.outputs):
+        return []
+    rows = [
+        {field.column: decoded[field.name][index] for field in run.inputs}
+        for index in range(len(next(iter(decoded.values()))))
+    ]
+    return [
+        {
+            "input": "\n".join(f"{column}: {value}" for column, value in row.items()),
+            "prediction": "\n".join(f"{name}: {said['value']}" for name, said in answer.items()),
+            "target": "\n".join(f"{field.name}: {decoded[field.name][index]}" for field in run.outputs),
+        }
+        for index, (row, answer) in enumerate(zip(rows, run.predict(rows), strict=True))
+    ]
+
+
+def _of(columns: Any, name: str) -> Any:
+    return {key.removeprefix(f"{name}."): column for key, column in columns.items() if key.startswith(f"{name}.")}
+
+
+def confusions(run: Run, measured: Measured | None) -> dict[str, ConfusionMatrix]:
+    details = measured.details if measured else {}
+    labels = {field.name: getattr(field.codec, "classes", []) for field in run.outputs}
+    return {
+        name: ConfusionMatrix(labels[name], detail["confusion"])
+        for name, detail in details.items()
+        if "confusion" in detail
+    }
+
+
+def calibrations(measured: Measured | None) -> dict[str, CalibrationCurve]:
+    curves = {}
+    for name, detail in (measured.details if measured else {}).items():
+        if "calibration" in detail:
+            bins = [bin for bin in zip(*detail["calibration"], strict=True) if bin[2]]
+            curves[name] = CalibrationCurve(*(list(column) for column in zip(*bins, strict=True)))
+    return curves
+
+
+def parameters_by_part(model: Model) -> dict[str, int]:
+    parts: dict[str, int] = defaultdict(int)
+    for name, parameter in model.named_parameters():
+        parts[name.split(".")[0]] += parameter.numel()
+    return dict(parts)

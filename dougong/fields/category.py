@@ -1,0 +1,183 @@
+"""Category: one of a closed set of names."""
+
+# N rows, B batch, D width, C classes
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from dougong.core.config import Count, NonNegative, config
+from dougong.core.errors import DataError, bad_field
+from dougong.data.columns import Columns
+from dougong.fields import FieldConfig
+from dougong.layers.features import Features
+from dougong.layers.losses import Loss, cross_entropy_sum
+from dougong.layers.pooling import Pool, PoolKind
+from dougong.metrics.classification import AUC, F1, Accuracy, CalibrationError, Confusion, LogLoss
+from dougong.metrics.metric import Metric
+
+MAX_CLASSES = 1_000_000
+MAX_CONFUSION = 200  # classes whose confusion matrix is kept
+UNSEEN = -1  # the index of a value that the training rows did not hold
+
+
+@config
+class Config(FieldConfig):
+    """A category. The classes are those of the training rows unless listed."""
+
+    type: Literal["category"] = "category"
+    classes: tuple[str, ...] | None = None
+    min_count: Count = 1  # rarer values count as unseen
+    balance: bool = False  # weigh each class by the inverse of its share
+    pool: PoolKind = "mean"
+    dropout: NonNegative = 0.0
+    loss: Loss | None = None
+
+
+class Codec:
+    """Name <-> class index; a value that the training rows did not hold gets UNSEEN and is counted."""
+
+    RAW = pa.large_string()
+    PATHS = False
+
+    def __init__(self, config: Config, classes: Sequence[str], counts: Sequence[int]):
+        self.config, self.classes, self.counts = config, list(classes), list(counts)
+        self.index = {name: index for index, name in enumerate(self.classes)}
+
+    @staticmethod
+    def parse(value: object) -> str | None:
+        if value is None or isinstance(value, str):
+            return value.strip() or None if value else None
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))  # 3.0 of a parquet file and 3 of a csv are one class
+        if isinstance(value, int | float):
+            return None if value != value else str(value)
+        raise ValueError(f"expected the name of a class, found {type(value).__name__}")
+
+    @classmethod
+    def fit(cls, config: Config, values: Iterable[str | None]) -> Codec:
+        counts: Counter[str] = Counter()
+        for value in values:
+            if value is not None:
+                counts[value] += 1
+                if len(counts) > MAX_CLASSES:
+                    raise DataError(
+                        f"column {config.column!r}: more than {MAX_CLASSES:,} different values for a category. "
+                        "Fix: use type: text or number, or leave the column out."
+                    )
+        classes = config.classes or tuple(sorted(name for name, count in counts.items() if count >= config.min_count))
+        return cls(config, classes, [counts[name] for name in classes])
+
+    def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
+        """{"index": (N,) int64}; and how many were missing or unseen."""
+        index = np.array(
+            [UNSEEN if value is None else self.index.get(value, UNSEEN) for value in values], dtype=np.int64
+        )
+        missing = sum(value is None for value in values)
+        return {"index": index}, {"missing": missing, "unseen values": int((index == UNSEEN).sum()) - missing}
+
+    def decode(self, columns: Columns) -> list[str | None]:
+        return [self.classes[index] if index >= 0 else None for index in np.asarray(columns["index"])]
+
+    def answers(self, prediction: Columns) -> list[dict[str, Any]]:
+        """Predicted probabilities (N, C) -> the best class and the three most likely ones of each row."""
+        probabilities = np.asarray(prediction["probabilities"])
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+        return [
+            {
+                "value": self.classes[best[0]],
+                "probability": float(row[best[0]]),
+                "top": {self.classes[i]: float(row[i]) for i in best},
+            }
+            for row, best in zip(probabilities, order, strict=True)
+        ]
+
+    def limits(self) -> dict[str, int]:
+        return {}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"classes": self.classes, "counts": self.counts}
+
+    @classmethod
+    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
+        return cls(config, saved["classes"], saved["counts"])
+
+
+class Encoder(nn.Module):
+    """Class index -> one feature (B, 1, D); unseen and missing values share the last embedding."""
+
+    def __init__(self, config: Config, codec: Codec, width: int, patch: int):
+        super().__init__()
+        self.positions: int | None = 1
+        self.embedding = nn.Embedding(len(codec.classes) + 1, width)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=1.0)
+        with torch.no_grad():
+            self.embedding.weight[-1].zero_()  # no training row may hold it: zero says least
+
+    def forward(self, batch: dict[str, Tensor], name: str) -> Features:
+        index = batch[f"{name}.index"]  # (B,)
+        last = self.embedding.num_embeddings - 1
+        values = self.embedding(torch.where(index < 0, last, index))[:, None]  # (B, 1, D)
+        return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+
+class Head(nn.Module):
+    """Pooled features -> a probability for each class."""
+
+    AUTOREGRESSIVE: ClassVar[bool] = False
+
+    def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
+        super().__init__()
+        if loss.kind not in ("auto", "cross_entropy"):
+            raise bad_field("train.loss", loss.kind, "cross_entropy for a category", "remove it")
+        self.smoothing = loss.label_smoothing
+        self.pool = Pool(config.pool, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(width, len(codec.classes))
+        self.balance = _balance(codec) if config.balance else None
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.linear.weight)  # the first prediction is uniform
+        nn.init.zeros_(self.linear.bias)
+
+    def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        return (batch[f"{name}.index"] >= 0).sum()
+
+    def logits(self, features: Features) -> Tensor:  # (B, C)
+        return self.linear(self.dropout(self.pool(features)))
+
+    def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
+        weights = None if self.balance is None else torch.tensor(self.balance, device=features.values.device)  # (C,)
+        return cross_entropy_sum(
+            self.logits(features),
+            batch[f"{name}.index"],
+            ignore=UNSEEN,
+            label_smoothing=self.smoothing,
+            weights=weights,
+        )
+
+    def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        return {"probabilities": self.logits(features).float().softmax(-1)}
+
+
+def METRICS(config: Config, codec: Codec) -> list[Metric]:
+    classes = len(codec.classes)
+    metrics = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), LogLoss(), CalibrationError()]
+    return [*metrics, Confusion()] if classes <= MAX_CONFUSION else metrics
+
+
+def _balance(codec: Codec) -> list[float]:
+    """Weights of mean one over the training rows."""
+    total, classes = sum(codec.counts), len(codec.classes)
+    return [total / (classes * max(count, 1)) for count in codec.counts]

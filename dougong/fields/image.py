@@ -1,0 +1,231 @@
+"""Image: a PNG, JPEG or WebP file, or its bytes in a column; resized once, augmented on the fly.
+
+Sources: crop and flip as in He et al. 2016, mixup after Zhang et al. 2018, random erasing after Zhong et al. 2020.
+"""
+
+# N rows, B batch, H height, W width in pixels, C channels, D width, P patch
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from dougong.core.config import Count, Fraction, NonNegative, config
+from dougong.core.errors import missing_extra
+from dougong.data.columns import Columns
+from dougong.fields import FieldConfig
+from dougong.layers.features import Features
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 50_000_000
+SAMPLE = 2_000  # images looked at for size, channels, mean and deviation
+
+
+@config
+class Augment:
+    """What is done to the pictures of a training batch, at random; all off by default except where a share is given."""
+
+    flip: bool = False  # left to right, half of the pictures
+    crop: int = 0  # shifted by up to so many pixels, the rim filled with the edge
+    jitter: NonNegative = 0.0  # brightness and contrast changed by up to this share
+    erase: Fraction = 0.0  # share of pictures in which a rectangle is wiped out
+    mixup: NonNegative = 0.0  # alpha of the Beta distribution two pictures are blended by; 0 = never
+
+
+@config
+class Config(FieldConfig):
+    """An image. `size` is [height, width]; unless given, the most frequent size of the training rows."""
+
+    type: Literal["image"] = "image"
+    size: tuple[Count, Count] | None = None
+    channels: Literal[1, 3] | None = None
+    patch: Count | None = None  # side of the square that becomes one feature; the backbone's choice unless given
+    augment: Augment = Augment()
+
+
+class Codec:
+    """Image file or bytes -> (H, W, C) uint8."""
+
+    RAW = pa.large_binary()
+    PATHS = True  # a text value is the path of a file, relative to the data file
+
+    def __init__(self, config: Config, size: Sequence[int], channels: int, mean: Sequence[float], std: Sequence[float]):
+        self.config, self.size, self.channels = config, (int(size[0]), int(size[1])), channels
+        self.mean, self.std = list(mean), list(std)  # of each channel, in 0..1
+
+    @staticmethod
+    def parse(value: object) -> bytes | None:
+        """Bytes, or the path of a file -> the file's bytes, judged by its header before anything is decoded."""
+        if value is None or value == "":
+            return None
+        if isinstance(value, str):
+            path = Path(value)
+            if not path.is_file():
+                raise ValueError(f"no such image file: {path.name}")
+            if path.stat().st_size > 200 << 20:
+                raise ValueError(f"{path.name}: larger than 200 MB")
+            value = path.read_bytes()
+        if not isinstance(value, bytes):
+            raise ValueError(f"expected an image file or its bytes, found {type(value).__name__}")
+        _open(value).load()  # a truncated picture is found here, where its row can still be quarantined
+        return value
+
+    @classmethod
+    def fit(cls, config: Config, values: Iterable[bytes | None]) -> Codec:
+        pictures = [_open(value) for value in islice((v for v in values if v is not None), SAMPLE)]
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        size = config.size or max(sorted(set(sizes)), key=sizes.count)
+        channels = config.channels or (1 if all(picture.mode in ("L", "1", "I;16") for picture in pictures) else 3)
+        pixels = np.stack([_pixels(picture, size, channels) for picture in pictures]) / 255.0  # (N, H, W, C)
+        deviation = np.maximum(pixels.std((0, 1, 2)), 1e-3)
+        return cls(config, size, channels, pixels.mean((0, 1, 2)).tolist(), deviation.tolist())
+
+    def encode(self, values: Sequence[bytes | None]) -> tuple[Columns, dict[str, int]]:
+        """{"pixels": (N, H, W, C) uint8}; a missing picture is black."""
+        blank = np.zeros((*self.size, self.channels), dtype=np.uint8)
+        rows = [blank if value is None else _pixels(_open(value), self.size, self.channels) for value in values]
+        pixels = np.stack(rows) if rows else np.zeros((0, *blank.shape), dtype=np.uint8)
+        return {"pixels": pixels}, {"missing": sum(value is None for value in values)}
+
+    def decode(self, columns: Columns) -> list[np.ndarray]:
+        return list(np.asarray(columns["pixels"]))
+
+    def limits(self) -> dict[str, int]:
+        return {}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"size": list(self.size), "channels": self.channels, "mean": self.mean, "std": self.std}
+
+    @classmethod
+    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
+        return cls(config, saved["size"], saved["channels"], saved["mean"], saved["std"])
+
+
+def _open(data: bytes) -> Any:
+    """A picture whose header is in order; its pixels are not read yet."""
+    try:
+        from PIL import Image, UnidentifiedImageError  # an extra: only this file needs it
+    except ImportError:
+        raise missing_extra("pillow", "data", "reading images") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        except (
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+            OSError,
+            SyntaxError,
+        ):
+            raise ValueError(f"not a {', '.join(FORMATS)} image, or damaged") from None
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{picture.width} × {picture.height} pixels; at most {MAX_PIXELS:,} are read")
+    return picture
+
+
+def _pixels(picture: Any, size: tuple[int, int], channels: int) -> np.ndarray:  # (H, W, C) uint8
+    from PIL import Image
+
+    if picture.mode in ("I", "I;16", "F"):  # 16-bit grey: PIL would clip it to white
+        grey = np.asarray(picture, dtype=np.float64)
+        picture = Image.fromarray((grey * (255.0 / max(grey.max(), 1.0))).astype(np.uint8))
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if (picture.height, picture.width) != tuple(size):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(picture, dtype=np.uint8).reshape(*size, channels)
+
+
+def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A training batch with its pictures changed at random (torch's generator, so a resumed run repeats it)."""
+    setting: Augment = field.config.augment
+    key = f"{field.name}.pixels"
+    pixels = batch[key]  # (B, H, W, C) uint8
+    if setting == Augment():
+        return batch
+    rows = len(pixels)
+    if setting.crop:
+        pixels = _shift(pixels, setting.crop)
+    if setting.flip:
+        turned = torch.rand(rows, device=pixels.device) < 0.5
+        pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
+    if setting.erase:
+        pixels = _erase(pixels, setting.erase)
+    if setting.jitter:
+        scale = 1 + setting.jitter * (2 * torch.rand(rows, 1, 1, 1, device=pixels.device) - 1)
+        shift = 255 * setting.jitter * (2 * torch.rand(rows, 1, 1, 1, device=pixels.device) - 1)
+        pixels = (pixels.float() * scale + shift).clamp(0, 255).to(torch.uint8)
+    batch = {**batch, key: pixels}
+    if setting.mixup and rows > 1:
+        share = float(torch.distributions.Beta(setting.mixup, setting.mixup).sample())
+        partner = torch.randperm(rows, device=pixels.device)
+        blend = share * pixels.float() + (1 - share) * pixels[partner].float()
+        batch |= {key: blend.to(torch.uint8), "mix.partner": partner, "mix.share": torch.tensor(share)}
+    return batch
+
+
+def _shift(pixels: Tensor, most: int) -> Tensor:
+    """Each picture moved by its own offset of up to `most` pixels, the rim repeated."""
+    rows, height, width, _ = pixels.shape
+    offset = torch.randint(-most, most + 1, (2, rows, 1), device=pixels.device)
+    y = (torch.arange(height, device=pixels.device) + offset[0]).clamp(0, height - 1)  # (B, H)
+    x = (torch.arange(width, device=pixels.device) + offset[1]).clamp(0, width - 1)  # (B, W)
+    index = torch.arange(rows, device=pixels.device)[:, None, None]
+    return pixels[index, y[:, :, None], x[:, None, :]]
+
+
+def _erase(pixels: Tensor, share: float) -> Tensor:
+    """A rectangle of 2 to 33 % of the area set to mid-grey, in a share of the pictures."""
+    rows, height, width, _ = pixels.shape
+    chosen = torch.rand(rows, device=pixels.device) < share
+    side = (0.02 + 0.31 * torch.rand(2, rows, device=pixels.device)).sqrt()  # of H and of W
+    corner = torch.rand(2, rows, device=pixels.device) * (1 - side)
+    y = torch.arange(height, device=pixels.device) / height
+    x = torch.arange(width, device=pixels.device) / width
+    inside_y = (y >= corner[0, :, None]) & (y < (corner[0] + side[0])[:, None])  # (B, H)
+    inside_x = (x >= corner[1, :, None]) & (x < (corner[1] + side[1])[:, None])  # (B, W)
+    hole = inside_y[:, :, None] & inside_x[:, None, :] & chosen[:, None, None]  # (B, H, W)
+    return pixels.masked_fill(hole[..., None], 127)
+
+
+class Encoder(nn.Module):
+    """Pixels -> one feature for each P × P patch, row by row: (B, H/P · W/P, D) with grid (H/P, W/P)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Config, codec: Codec, width: int, patch: int):
+        super().__init__()
+        side = config.patch or patch
+        height, width_pixels = (-(-length // side) for length in codec.size)
+        self.pad = (height * side - codec.size[0], width_pixels * side - codec.size[1])
+        self.positions: int | None = height * width_pixels
+        self.known = (codec.mean, codec.std)
+        self.register_buffer("mean", torch.empty(codec.channels), persistent=False)
+        self.register_buffer("std", torch.empty(codec.channels), persistent=False)
+        # A patch of one pixel still sees its neighbours, or the first layer would only recolour.
+        kernel, padding = (3, 1) if side == 1 else (side, 0)
+        self.patches = nn.Conv2d(codec.channels, width, kernel, stride=side, padding=padding)
+
+    def reset_parameters(self) -> None:
+        self.mean.copy_(torch.tensor(self.known[0]))
+        self.std.copy_(torch.tensor(self.known[1]))
+
+    def forward(self, batch: dict[str, Tensor], name: str) -> Features:
+        pixels = batch[f"{name}.pixels"].to(self.mean.dtype) / 255  # (B, H, W, C)
+        pixels = ((pixels - self.mean) / self.std).movedim(-1, 1)  # (B, C, H, W), channels last in memory
+        if any(self.pad):
+            pixels = nn.functional.pad(pixels, (0, self.pad[1], 0, self.pad[0]))
+        patches = self.patches(pixels)  # (B, D, H/P, W/P)
+        grid = (patches.shape[2], patches.shape[3])
+        values = patches.flatten(2).transpose(1, 2)  # (B, T, D)
+        return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device), grid)

@@ -1,0 +1,158 @@
+"""Labels: any number of names at once, from a closed set."""
+
+# N rows, B batch, D width, C classes
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from dougong.core.config import Count, Fraction, NonNegative, config
+from dougong.core.errors import bad_field
+from dougong.data.columns import Columns
+from dougong.fields import FieldConfig, category
+from dougong.layers.features import Features
+from dougong.layers.losses import Loss, binary_cross_entropy_sum
+from dougong.layers.pooling import Pool, PoolKind
+from dougong.metrics.classification import LabelsAccuracy, LabelsAUC, LabelsF1
+from dougong.metrics.metric import Metric
+
+
+@config
+class Config(FieldConfig):
+    """A set of labels: a list, a JSON list as text, or names joined by `separator`."""
+
+    type: Literal["labels"] = "labels"
+    classes: tuple[str, ...] | None = None
+    min_count: Count = 1
+    separator: str = "|"
+    threshold: Fraction = 0.5  # a label is given when its probability reaches this
+    pool: PoolKind = "mean"
+    dropout: NonNegative = 0.0
+    loss: Loss | None = None
+
+
+class Codec:
+    """Names <-> indicators; labels that the training rows did not hold are left out and counted."""
+
+    RAW = pa.list_(pa.large_string())
+    PATHS = False
+
+    def __init__(self, config: Config, classes: Sequence[str]):
+        self.config, self.classes = config, list(classes)
+        self.index = {name: index for index, name in enumerate(self.classes)}
+
+    @staticmethod
+    def parse(value: object, separator: str = "|") -> list[str] | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = (
+                json.loads(value)
+                if value.startswith("[")
+                else [part for part in value.split(separator) if part.strip()]
+            )
+        if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
+            raise ValueError("expected a list of names")
+        return sorted({str(item).strip() for item in value})
+
+    @classmethod
+    def fit(cls, config: Config, values: Iterable[list[str] | None]) -> Codec:
+        names = (name for value in values if value is not None for name in value)
+        counted = category.Codec.fit(
+            category.Config(column=config.column, classes=config.classes, min_count=config.min_count), names
+        )
+        return cls(config, counted.classes)
+
+    def encode(self, values: Sequence[list[str] | None]) -> tuple[Columns, dict[str, int]]:
+        """{"indicators": (N, C) uint8}; and how many values were missing, and how many labels unseen."""
+        indicators = np.zeros((len(values), len(self.classes)), dtype=np.uint8)
+        unseen = 0
+        for row, value in enumerate(values):
+            for name in value or ():
+                if name in self.index:
+                    indicators[row, self.index[name]] = 1
+                else:
+                    unseen += 1
+        return {"indicators": indicators}, {"missing": sum(value is None for value in values), "unseen values": unseen}
+
+    def decode(self, columns: Columns) -> list[list[str]]:
+        return [[self.classes[i] for i in np.flatnonzero(row)] for row in np.asarray(columns["indicators"])]
+
+    def answers(self, prediction: Columns) -> list[dict[str, Any]]:
+        """Probabilities (N, C) -> the labels at or above the threshold, each with its probability."""
+        return [
+            {
+                "value": [self.classes[i] for i in np.flatnonzero(row >= self.config.threshold)],
+                "probabilities": {name: float(p) for name, p in zip(self.classes, row, strict=True)},
+            }
+            for row in np.asarray(prediction["probabilities"])
+        ]
+
+    def limits(self) -> dict[str, int]:
+        return {}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"classes": self.classes}
+
+    @classmethod
+    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
+        return cls(config, saved["classes"])
+
+
+class Encoder(nn.Module):
+    """Indicators -> one feature (B, 1, D): the sum of the labels' embeddings."""
+
+    def __init__(self, config: Config, codec: Codec, width: int, patch: int):
+        super().__init__()
+        self.positions: int | None = 1
+        self.linear = nn.Linear(len(codec.classes), width)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.linear.weight, std=1.0)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, batch: dict[str, Tensor], name: str) -> Features:
+        values = self.linear(batch[f"{name}.indicators"].to(self.linear.weight.dtype))[:, None]  # (B, 1, D)
+        return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+
+class Head(nn.Module):
+    """Pooled features -> an independent probability for each label."""
+
+    AUTOREGRESSIVE: ClassVar[bool] = False
+
+    def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
+        super().__init__()
+        if loss.kind not in ("auto", "cross_entropy"):
+            raise bad_field("train.loss", loss.kind, "cross_entropy for labels", "remove it")
+        self.pool = Pool(config.pool, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(width, len(codec.classes))
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        return torch.tensor(batch[f"{name}.indicators"].shape[0], device=batch[f"{name}.indicators"].device)
+
+    def logits(self, features: Features) -> Tensor:  # (B, C)
+        return self.linear(self.dropout(self.pool(features)))
+
+    def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
+        return binary_cross_entropy_sum(self.logits(features), batch[f"{name}.indicators"])
+
+    def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        return {"probabilities": self.logits(features).float().sigmoid()}
+
+
+def METRICS(config: Config, codec: Codec) -> list[Metric]:
+    classes = len(codec.classes)
+    return [LabelsF1("micro"), LabelsF1("macro"), LabelsAccuracy(), LabelsAUC(classes)]

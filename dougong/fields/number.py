@@ -1,0 +1,212 @@
+"""Number: a measurement or a count, with missing values.
+
+Going in, a number becomes its standardized value, whether it is missing, and its place among the quantiles of the training
+rows (piecewise-linear encoding, Gorishniy et al. 2022), which lets a network draw the sharp steps that trees draw.
+"""
+
+# N rows, B batch, D width, Q bins
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from dougong.core.config import NonNegative, config
+from dougong.core.errors import DataError, bad_field
+from dougong.data.columns import Columns
+from dougong.fields import FieldConfig
+from dougong.layers.features import Features
+from dougong.layers.losses import Loss, huber_sum, mae_sum, mse_sum
+from dougong.layers.pooling import Pool, PoolKind
+from dougong.metrics.metric import Metric
+from dougong.metrics.regression import MAE, MSE, R2, RMSE
+
+SAMPLE = 100_000  # values kept (evenly over the rows) for quantiles
+
+
+@config
+class Config(FieldConfig):
+    """A number. `normalize` says how its scale is evened out; for an output it is undone in predictions."""
+
+    type: Literal["number"] = "number"
+    normalize: Literal["standard", "quantile", "log", "none"] = "standard"
+    bins: int = 16  # quantile bins that an input is spread over; 0 = the plain value only
+    pool: PoolKind = "mean"
+    dropout: NonNegative = 0.0
+    loss: Loss | None = None
+
+
+class Codec:
+    """Number <-> normalized float32, nan where missing. Never infinite."""
+
+    RAW = pa.float64()
+    PATHS = False
+
+    def __init__(self, config: Config, mean: float, std: float, quantiles: Sequence[float]):
+        self.config, self.mean, self.std = config, mean, std
+        self.quantiles = np.asarray(quantiles, dtype=np.float64)  # (Q + 1,) increasing, in the unit of the data
+
+    @staticmethod
+    def parse(value: object) -> float | None:
+        if value is None or isinstance(value, float):
+            return value
+        if isinstance(value, bool | int):
+            return float(value)
+        raise ValueError(f"expected a number, found {type(value).__name__}")
+
+    @classmethod
+    def fit(cls, config: Config, values: Iterable[float | None]) -> Codec:
+        """Mean and deviation over all values (of their logarithm for `log`), quantiles over an even sample of them."""
+        count, mean, square = 0, 0.0, 0.0
+        sample: list[float] = []
+        stride = 1
+        for value in values:
+            if value is None:
+                continue
+            if count % stride == 0:
+                sample.append(value)
+                if len(sample) >= 2 * SAMPLE:
+                    sample, stride = sample[::2], stride * 2
+            count += 1
+            scaled = _log(value) if config.normalize == "log" else value
+            step = scaled - mean  # Welford 1962: stable where mean is large beside the deviation
+            mean += step / count
+            square += step * (scaled - mean)
+        if count == 0:
+            raise DataError(f"column {config.column!r}: no number in any training row. Fix: leave the column out.")
+        deviation = math.sqrt(square / count)
+        quantiles = np.unique(np.quantile(np.array(sample), np.linspace(0, 1, 257)))
+        return cls(config, mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0, quantiles.tolist())
+
+    def encode(self, values: Sequence[float | None]) -> tuple[Columns, dict[str, int]]:
+        """{"value": (N,) float32 normalized, "raw": (N,) float64}; nan where missing."""
+        raw = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+        outside = (raw < self.quantiles[0]) | (raw > self.quantiles[-1])
+        counts = {"missing": int(np.isnan(raw).sum()), "outside the training range": int(outside.sum())}
+        return {"value": self.normalize(raw).astype(np.float32), "raw": raw}, counts
+
+    def normalize(self, raw: np.ndarray) -> np.ndarray:
+        if self.config.normalize == "none":
+            return raw
+        if self.config.normalize == "quantile":
+            place = np.interp(raw, self.quantiles, np.linspace(0, 1, len(self.quantiles)))
+            return 2 * place - 1
+        scaled = _log(raw) if self.config.normalize == "log" else raw
+        return np.clip((scaled - self.mean) / self.std, -1e4, 1e4)
+
+    def restore(self, value: np.ndarray) -> np.ndarray:
+        """Undo `normalize` (for values it clipped, as far as can be)."""
+        value = value.astype(np.float64)
+        if self.config.normalize == "none":
+            return value
+        if self.config.normalize == "quantile":
+            return np.interp((value + 1) / 2, np.linspace(0, 1, len(self.quantiles)), self.quantiles)
+        scaled = value * self.std + self.mean
+        return (
+            np.sign(scaled) * np.expm1(np.minimum(np.abs(scaled), 69.0)) if self.config.normalize == "log" else scaled
+        )
+
+    def decode(self, columns: Columns) -> list[float | None]:
+        return [None if math.isnan(value) else float(value) for value in np.asarray(columns["raw"])]
+
+    def answers(self, prediction: Columns) -> list[dict[str, Any]]:
+        return [{"value": float(value)} for value in np.asarray(prediction["value"])]
+
+    def limits(self) -> dict[str, int]:
+        return {}
+
+    def edges(self) -> list[float]:
+        """Edges of the input's bins, normalized: Q + 1 quantiles, fewer where the values repeat."""
+        if self.config.bins == 0:
+            return []
+        places = np.linspace(0, len(self.quantiles) - 1, min(self.config.bins + 1, len(self.quantiles)))
+        return np.unique(self.normalize(self.quantiles[places.round().astype(int)])).tolist()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "std": self.std, "quantiles": self.quantiles.tolist()}
+
+    @classmethod
+    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
+        return cls(config, saved["mean"], saved["std"], saved["quantiles"])
+
+
+def _log(value: Any) -> Any:
+    """Signed logarithm: keeps zero and the sign."""
+    return np.sign(value) * np.log1p(np.abs(value))
+
+
+class Encoder(nn.Module):
+    """A number -> one feature (B, 1, D)."""
+
+    edges: Tensor
+
+    def __init__(self, config: Config, codec: Codec, width: int, patch: int):
+        super().__init__()
+        self.positions: int | None = 1
+        self.known = codec.edges()
+        self.register_buffer("edges", torch.empty(len(self.known)), persistent=False)
+        self.linear = nn.Linear(2 + max(len(self.known) - 1, 0), width)
+
+    def reset_parameters(self) -> None:
+        self.edges.copy_(torch.tensor(self.known))
+        nn.init.normal_(self.linear.weight, std=0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, batch: dict[str, Tensor], name: str) -> Features:
+        value = batch[f"{name}.value"]  # (B,)
+        missing = value.isnan()
+        value = torch.where(missing, 0.0, value)
+        # A far outlier must not drown the rest; the bins hold its order among the seen values.
+        parts = [value.clamp(-8, 8)[:, None], missing[:, None].to(value.dtype)]
+        if len(self.edges) > 1:
+            low, high = self.edges[:-1], self.edges[1:]
+            parts.append(((value[:, None] - low) / (high - low)).clamp(0, 1))  # (B, Q)
+        values = self.linear(torch.cat(parts, dim=1))[:, None]  # (B, 1, D)
+        return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+
+class Head(nn.Module):
+    """Pooled features -> a number."""
+
+    AUTOREGRESSIVE: ClassVar[bool] = False
+    LOSSES: ClassVar[dict[str, Any]] = {"auto": mse_sum, "mse": mse_sum, "mae": mae_sum, "huber": huber_sum}
+
+    def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
+        super().__init__()
+        if loss.kind not in self.LOSSES:
+            raise bad_field("train.loss", loss.kind, f"one of {', '.join(self.LOSSES)} for a number", "use mse")
+        self.codec, self.setting = codec, loss
+        self.pool = Pool(config.pool, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(width, 1)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.linear.weight)  # the first prediction is the mean
+        nn.init.zeros_(self.linear.bias)
+
+    def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        return (~batch[f"{name}.value"].isnan()).sum()
+
+    def output(self, features: Features) -> Tensor:  # (B,) normalized
+        return self.linear(self.dropout(self.pool(features))).squeeze(-1).float()
+
+    def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
+        target = batch[f"{name}.value"]
+        real = ~target.isnan()
+        options = {"delta": self.setting.delta} if self.setting.kind == "huber" else {}
+        return self.LOSSES[self.setting.kind](self.output(features)[real], target[real], **options)
+
+    def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        """{"value": (B,) in the unit of the data}."""
+        normalized = self.output(features)
+        return {"value": torch.from_numpy(self.codec.restore(normalized.cpu().numpy()))}
+
+
+def METRICS(config: Config, codec: Codec) -> list[Metric]:
+    return [R2(shift=codec.mean if config.normalize == "standard" else 0.0), RMSE(), MAE(), MSE()]

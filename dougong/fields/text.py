@@ -1,0 +1,346 @@
+"""Text: tokenizers (byte, char, bpe, unigram, or a tokenizer.json), token embeddings, and the language-model head.
+
+Sources: byte-level BPE after Radford et al. 2019; unigram after Kudo 2018; tied embeddings after Press & Wolf 2017.
+"""
+
+# N rows, B batch, T time, D width, V vocabulary
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+
+from dougong.core.config import Count, config
+from dougong.core.errors import DataError, bad_field
+from dougong.data.columns import Columns, Ragged
+from dougong.fields import FieldConfig
+from dougong.layers.features import Features, length_mask
+from dougong.layers.losses import Loss, linear_cross_entropy_sum
+from dougong.metrics.language import BitsPerByte, Perplexity, TokenLoss
+from dougong.metrics.metric import Metric
+
+END = "<|end|>"  # closes every text; what a language model begins from
+UNKNOWN = "<|unknown|>"
+SAMPLE_CHARACTERS = 50_000_000  # a tokenizer is trained on at most so much text, whatever the size of the data
+# Words with the space before them, numbers by at most three digits, runs of marks, line breaks apart from other white space.
+WORDS = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
+
+
+@config
+class ByteTokenizer:
+    """Each byte of UTF-8 is a token: no training, nothing unknown, long sequences."""
+
+    kind: Literal["byte"] = "byte"
+
+
+@config
+class CharTokenizer:
+    """Each character is a token; those beyond the `vocab_size` most frequent are unknown."""
+
+    kind: Literal["char"] = "char"
+    vocab_size: Count = 16_384
+
+
+@config
+class BPETokenizer:
+    """Byte-level byte-pair encoding: nothing is unknown."""
+
+    kind: Literal["bpe"] = "bpe"
+    vocab_size: Annotated[Count, Field(ge=260)] = 8192
+
+
+@config
+class UnigramTokenizer:
+    """A unigram language model over bytes: nothing is unknown."""
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: Annotated[Count, Field(ge=260)] = 8192
+
+
+@config
+class FileTokenizer:
+    """A finished `tokenizer.json`."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    end: str | None = None  # its end-of-text token; found by its usual names unless given
+
+
+TokenizerConfig = Annotated[
+    ByteTokenizer | CharTokenizer | BPETokenizer | UnigramTokenizer | FileTokenizer, Field(discriminator="kind")
+]
+
+
+@config
+class Config(FieldConfig):
+    """A text. `max_length` counts tokens; for a language model it is the context."""
+
+    type: Literal["text"] = "text"
+    tokenizer: TokenizerConfig = BPETokenizer()
+    max_length: Count = 512
+    lowercase: bool = False
+    tied: bool = True  # the head shares its matrix with the embedding
+    loss: Loss | None = None
+
+
+class Codec:
+    """Text <-> token ids. Every text is closed by the end token."""
+
+    RAW = pa.large_string()
+    PATHS = False
+
+    def __init__(self, config: Config, tokenizer: Tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        self.end: int = tokenizer.token_to_id(_end_token(config, tokenizer))
+        self.unknown: int | None = tokenizer.token_to_id(UNKNOWN)
+        self.dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
+
+    @staticmethod
+    def parse(value: object) -> str | None:
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, bool | int | float):
+            return str(value)
+        raise ValueError(f"expected text, found {type(value).__name__}")
+
+    @classmethod
+    def fit(cls, config: Config, values: Iterable[str]) -> Codec:
+        return cls(config, TRAINERS[config.tokenizer.kind](config, _sample(values)))
+
+    def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
+        """{"tokens": ragged ids, "bytes": (N,) UTF-8 length of each text}, and how many characters were unknown."""
+        texts = ["" if value is None else value for value in values]
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        rows = [np.array([*row, self.end], dtype=self.dtype) for row in ids]
+        counts = {} if self.unknown is None else {"unknown characters": sum(row.count(self.unknown) for row in ids)}
+        size = np.array([len(text.encode()) for text in texts], dtype=np.int64)
+        return {"tokens": Ragged.of(rows, self.dtype), "bytes": size}, counts
+
+    def decode(self, columns: Columns) -> list[str]:
+        tokens = columns["tokens"]
+        assert isinstance(tokens, Ragged)
+        return [self.text(tokens.row(index)) for index in range(len(tokens))]
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """The text of some ids; end tokens are left out."""
+        return self.tokenizer.decode([int(token) for token in tokens if token != self.end], skip_special_tokens=False)
+
+    def limits(self) -> dict[str, int]:
+        """How much of each ragged column a batch takes."""
+        return {"tokens": self.config.max_length}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tokenizer": json.loads(self.tokenizer.to_str())}
+
+    @classmethod
+    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
+        return cls(config, _from_text(json.dumps(saved["tokenizer"], ensure_ascii=False), "fields"))
+
+
+class Encoder(nn.Module):
+    """Token ids -> embeddings (B, T, D)."""
+
+    def __init__(self, config: Config, codec: Codec, width: int, patch: int):
+        super().__init__()
+        self.positions: int | None = None
+        self.end = codec.end
+        self.embedding = nn.Embedding(codec.vocab_size, width)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.embedding.weight.shape[1] ** -0.5)
+
+    def forward(self, batch: dict[str, Tensor], name: str) -> Features:
+        return self.embed(batch[f"{name}.tokens"], batch[f"{name}.tokens.length"])
+
+    def shifted(self, batch: dict[str, Tensor], name: str) -> Features:
+        """What a language model sees when it predicts `tokens`: the token before each (the end token before the first)."""
+        tokens = batch[f"{name}.tokens"]  # (B, T)
+        before = batch.get(f"{name}.before")  # (B,) set for windows that are cut from a stream
+        first = torch.full_like(tokens[:, :1], self.end) if before is None else before[:, None]
+        return self.embed(torch.cat([first, tokens[:, :-1]], dim=1), batch[f"{name}.tokens.length"])
+
+    def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
+        # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
+        values = self.embedding(tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
+        return Features(values, length_mask(lengths, tokens.shape[1]))
+
+
+class Head(nn.Module):
+    """Next-token prediction: features at t -> the token at t (the backbone saw only what stands before it)."""
+
+    AUTOREGRESSIVE: ClassVar[bool] = True
+
+    def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
+        super().__init__()
+        if loss.kind not in ("auto", "cross_entropy"):
+            raise bad_field("train.loss", loss.kind, "cross_entropy for a text", "remove it")
+        self.config, self.smoothing = config, loss.label_smoothing
+        self.projection = nn.Linear(width, codec.vocab_size, bias=False)
+
+    def reset_parameters(self) -> None:
+        if not self.config.tied:
+            nn.init.zeros_(self.projection.weight)  # the first prediction is uniform: loss starts at log V
+
+    def tie(self, encoder: Encoder) -> None:
+        """Share the embedding's matrix, where the widths agree and the recipe says so."""
+        if self.config.tied and encoder.embedding.weight.shape == self.projection.weight.shape:
+            self.projection.weight = encoder.embedding.weight
+
+    def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        return batch[f"{name}.tokens.length"].sum()
+
+    def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
+        """The sum of nats over the batch's tokens."""
+        real = features.mask
+        return linear_cross_entropy_sum(
+            features.values[real],
+            self.projection.weight,
+            None,
+            batch[f"{name}.tokens"][real],
+            label_smoothing=self.smoothing,
+        )
+
+    def logits(self, values: Tensor) -> Tensor:  # (..., D) -> (..., V), for generation
+        return self.projection(values).float()
+
+    def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        """{"nats": (B, T)}: what each token of the batch cost; 0 where it pads."""
+        tokens, real = batch[f"{name}.tokens"], features.mask  # (B, T)
+        nats = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+        costs = [
+            nn.functional.cross_entropy(self.logits(rows), targets, reduction="none")  # (n,)
+            for rows, targets in zip(features.values[real].split(4096), tokens[real].split(4096), strict=True)
+        ]
+        nats[real] = torch.cat(costs)
+        return {"nats": nats}
+
+
+def METRICS(config: Config, codec: Codec) -> list[Metric]:
+    return [BitsPerByte(), Perplexity(), TokenLoss()]
+
+
+# ---------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def _train_byte(config: Config, texts: Iterator[str]) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate([END, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    return _byte_level(config, Tokenizer(models.BPE(vocab=vocabulary, merges=[])))
+
+
+def _train_char(config: Config, texts: Iterator[str]) -> Tokenizer:
+    assert isinstance(config.tokenizer, CharTokenizer)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.lower() if config.lowercase else text)
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[: config.tokenizer.vocab_size - 2]
+    vocabulary = {token: index for index, token in enumerate([END, UNKNOWN, *kept])}
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _finish(config, tokenizer)
+
+
+def _train_bpe(config: Config, texts: Iterator[str]) -> Tokenizer:
+    assert isinstance(config.tokenizer, BPETokenizer)
+    tokenizer = _byte_level(config, Tokenizer(models.BPE()))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.tokenizer.vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_unigram(config: Config, texts: Iterator[str]) -> Tokenizer:
+    assert isinstance(config.tokenizer, UnigramTokenizer)
+    tokenizer = _byte_level(config, Tokenizer(models.Unigram()))
+    trainer = trainers.UnigramTrainer(
+        vocab_size=config.tokenizer.vocab_size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte has a token: nothing can be unknown
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _open_file(config: Config, texts: Iterator[str]) -> Tokenizer:
+    assert isinstance(config.tokenizer, FileTokenizer)
+    path = Path(config.tokenizer.path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad_field("tokenizer.path", str(path), "a tokenizer.json that can be read", str(error)) from None
+    return _from_text(text, str(path))
+
+
+TRAINERS = {
+    "byte": _train_byte,
+    "char": _train_char,
+    "bpe": _train_bpe,
+    "unigram": _train_unigram,
+    "file": _open_file,
+}
+
+
+def _byte_level(config: Config, tokenizer: Tokenizer) -> Tokenizer:
+    """Text as bytes, cut into words first, so that no token spans two of them."""
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finish(config, tokenizer)
+
+
+def _finish(config: Config, tokenizer: Tokenizer) -> Tokenizer:
+    if config.lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_special_tokens([END])
+    # A text that happens to hold "<|end|>" must not end there: special tokens are never found in the text of a user.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _from_text(text: str, source: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception for every kind of damage
+        raise DataError(
+            f"{source}: not a tokenizer.json ({error}). Fix: give the file that `tokenizers` saved."
+        ) from None
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _end_token(config: Config, tokenizer: Tokenizer) -> str:
+    named = config.tokenizer.end if isinstance(config.tokenizer, FileTokenizer) else None
+    usual = [named] if named else [END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]"]
+    for token in usual:
+        if tokenizer.token_to_id(token) is not None:
+            return token
+    raise bad_field(
+        "tokenizer.end", named, "a token of the vocabulary", "write tokenizer: {kind: file, path: …, end: TOKEN}"
+    )
+
+
+def _sample(values: Iterable[str | None]) -> Iterator[str]:
+    """Texts up to SAMPLE_CHARACTERS; a text longer than 1 M characters is cut, so that one cannot be the whole sample."""
+    taken = 0
+    for value in values:
+        if value:
+            yield value[:1_000_000]
+            taken += len(value)
+            if taken >= SAMPLE_CHARACTERS:
+                return

@@ -1,0 +1,1 @@
+"""What a trained model is asked: predictions for rows, and text written step by step."""

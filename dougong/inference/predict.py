@@ -1,0 +1,125 @@
+"""Predictions for all rows of a plan, as numpy, with the targets beside them."""
+
+# N rows, B batch, T time
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dougong.data.columns import Columns
+from dougong.data.loader import Plan, WindowPlan, once
+from dougong.model import Batch, Model
+
+Autocast = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One batch of rows: for each output what was predicted, what is right, and the sum of its loss and of its targets."""
+
+    rows: np.ndarray  # (N,) row ids
+    predictions: dict[str, Columns]
+    targets: dict[str, Columns]
+    losses: dict[str, tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One batch as the model answered it."""
+
+    batch: Batch
+    outputs: dict[str, Columns]
+    losses: dict[str, tuple[float, int]]
+
+
+def losses(model: Model, plan: Plan, autocast: Autocast) -> dict[str, float]:
+    """The mean loss of each output over the plan, as training counts it, and nothing else."""
+    sums: dict[str, np.ndarray] = {}
+    for answer in _answers(model, plan, autocast):
+        for name, loss in answer.losses.items():
+            sums[name] = sums.get(name, np.zeros(2)) + loss
+    return {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
+
+
+def predictions(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Predicted]:
+    """Every row of the plan once. For a language model a row is a document, whatever windows it was read in."""
+    answers = _answers(model, plan, autocast)
+    if isinstance(plan, WindowPlan):
+        assert model.written is not None
+        yield from _documents(answers, plan, model.written.name)
+        return
+    for answer in answers:
+        targets = {name: _columns(answer.batch, name) for name in answer.outputs}
+        outputs = answer.outputs
+        if model.written is not None:
+            name = model.written.name
+            outputs = {name: {"nats": np.asarray(outputs[name]["nats"]).sum(1)}}
+            targets = {name: {"tokens": targets[name]["tokens.length"], "bytes": targets[name]["bytes"]}}
+        yield Predicted(answer.batch["row"].numpy(), outputs, targets, answer.losses)
+
+
+@torch.inference_mode()
+def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
+    device = next(model.parameters()).device
+    model.eval()
+    for batch in once(plan):
+        placed = {key: value.to(device) for key, value in batch.items()}
+        with autocast():
+            outputs, losses = model.evaluate(placed)
+        counts = model.counts(placed)
+        yield Answer(
+            batch,
+            {name: {key: _numpy(value) for key, value in out.items()} for name, out in outputs.items()},
+            {name: (float(loss), int(counts[name])) for name, loss in losses.items()},
+        )
+
+
+def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterator[Predicted]:
+    """Add up what the tokens of each document cost. Windows come in order, so all but the last document are complete."""
+    size = np.concatenate([shard[f"{name}.bytes"] for shard in plan.split.shards])  # (rows,)
+    first = 0  # the first document that is still open
+    nats, tokens = np.zeros(0), np.zeros(0, dtype=np.int64)
+
+    def complete(until: int) -> Predicted:
+        done = slice(0, until - first)
+        targets: Columns = {"tokens": tokens[done], "bytes": size[first:until]}
+        loss = (float(nats[done].sum()), int(tokens[done].sum()))
+        return Predicted(np.arange(first, until), {name: {"nats": nats[done]}}, {name: targets}, {name: loss})
+
+    for answer in answers:
+        batch = answer.batch
+        start, skip = batch[f"{name}.start"].numpy(), batch[f"{name}.skip"].numpy()
+        length = batch[f"{name}.tokens.length"].numpy()
+        steps = np.arange(plan.context)
+        counted = (steps >= skip[:, None]) & (steps < length[:, None])  # (B, T)
+        document = plan.stream.document_of((start[:, None] + steps)[counted])  # (n,) increasing
+        last = int(document[-1]) if len(document) else first
+        grown = max(last + 1 - first, len(nats))
+        nats, tokens = _grow(nats, grown), _grow(tokens, grown)
+        np.add.at(nats, document - first, np.asarray(answer.outputs[name]["nats"])[counted])
+        np.add.at(tokens, document - first, 1)
+        if last > first:
+            yield complete(last)
+            nats, tokens, first = nats[last - first :], tokens[last - first :], last
+    if len(nats):
+        yield complete(first + len(nats))
+
+
+def _grow(array: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros(size - len(array), dtype=array.dtype)])
+
+
+def _columns(batch: Batch, name: str) -> Columns:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value.numpy() for key, value in batch.items() if key.startswith(prefix)}
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -1,0 +1,109 @@
+"""Attention of queries over keys, with shared key-value heads, normed queries and keys, and a cache for generation.
+
+Grouped queries after Ainslie et al. 2023 (arXiv:2305.13245); norm of queries and keys after Henry et al. 2020
+(arXiv:2010.04245); sliding windows after Beltagy et al. 2020 (arXiv:2004.05150).
+"""
+
+# B batch, T queries, S keys, D width, H heads, G key-value heads, K head_dim
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dougong.core.errors import bad_field
+from dougong.layers.features import Features
+from dougong.layers.feedforward import Linear
+from dougong.layers.norms import RMSNorm
+from dougong.layers.positions import Rotary, rotate
+
+
+class Attention(nn.Module):
+    """Multi-head attention: `attention(x, *attention.keys_values(x))`. Between the two calls a cache can stand."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        *,
+        bias: bool = False,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
+        dropout: float = 0.0,
+        gain: float = 1.0,  # of the output map at birth
+    ):
+        super().__init__()
+        self.head_dim, self.dropout, self.grouped = width // heads, dropout, kv_heads != heads
+        self.query = Linear(width, width, bias=bias)
+        self.key = Linear(width, kv_heads * self.head_dim, bias=bias)
+        self.value = Linear(width, kv_heads * self.head_dim, bias=bias)
+        self.out = Linear(width, width, bias=bias, gain=gain)
+        self.query_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
+
+    def keys_values(self, source: Tensor, tables: Rotary | None = None) -> tuple[Tensor, Tensor]:
+        """(B, S, D) -> keys and values, each (B, G, S, K)."""
+        keys, values = self.key_norm(self.split(self.key(source))), self.split(self.value(source))
+        return (keys if tables is None else rotate(keys, tables)), values
+
+    def forward(
+        self,
+        x: Tensor,  # (B, T, D)
+        keys: Tensor,
+        values: Tensor,
+        *,
+        seen: Tensor | None = None,  # bool, spreads to (B, H, T, S): which keys a query sees; None = all
+        causal: bool = False,  # without `seen`, and with T = S: each query sees its own place and those before it
+        tables: Rotary | None = None,
+    ) -> Tensor:  # (B, T, D)
+        queries = self.query_norm(self.split(self.query(x)))  # (B, H, T, K)
+        if tables is not None:
+            queries = rotate(queries, tables)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            queries, keys.to(queries.dtype), values.to(queries.dtype), seen, dropout, causal, enable_gqa=self.grouped
+        )  # (B, H, T, K)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def split(self, x: Tensor) -> Tensor:  # (B, T, heads * K) -> (B, heads, T, K)
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def visible(queries: Tensor, keys: Tensor, real: Tensor, *, causal: bool, window: int | None) -> Tensor:
+    """Which keys each query sees, as bool (B, 1, T, S): the real ones, not ahead where causal, nearer than `window`.
+
+    queries (1 or B, T) and keys (1 or B, S) are numbers of places; real is (B, S).
+    """
+    ahead = keys[:, None, :] - queries[:, :, None]  # (1 or B, T, S)
+    seen = real[:, None, :].expand(-1, queries.shape[1], -1)
+    if causal:
+        seen = seen & (ahead <= 0)
+    if window is not None:
+        seen = seen & (ahead.abs() < window)
+    return seen[:, None]
+
+
+class KeyValues:
+    """What one attention layer remembers: keys and values (B, G, capacity, K), filled from the front, in place."""
+
+    def __init__(self, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype):
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+        self.memory: tuple[Tensor, Tensor] | None = None  # of cross-attention: the same at every step
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Remember the new ones; return all so far, each (B, G, length, K)."""
+        start, self.length = self.length, self.length + keys.shape[2]
+        self.keys[:, :, start : self.length] = keys
+        self.values[:, :, start : self.length] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+def refuse_memory(kind: str, memory: Features | None) -> None:
+    """A backbone without cross-attention cannot look at an encoder's features, and must not drop them in silence."""
+    if memory is not None:
+        expected, fix = "a backbone that can attend to an encoder", "use kind: transformer with cross: true"
+        raise bad_field("model.kind", kind, expected, fix)

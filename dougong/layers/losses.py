@@ -1,0 +1,176 @@
+"""Losses, each the SUM over targets: the loop divides by the targets of the whole step, however it is cut."""
+
+# N targets, C classes, D width, V vocabulary
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from dougong.core.config import Fraction, Positive, config
+from dougong.core.errors import bad_field
+
+IGNORE = -100
+
+
+@config
+class Loss:
+    """What is made small. `auto` is cross-entropy for what is chosen or written, mean squared error for numbers."""
+
+    kind: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = "auto"
+    label_smoothing: Fraction = 0.0  # share of the probability spread over all classes (Szegedy et al. 2016)
+    delta: Positive = 1.0  # huber: squared below this error, linear above, in standard deviations of the training rows
+
+    def __post_init__(self) -> None:
+        if self.label_smoothing and self.kind in ("mse", "mae", "huber"):
+            raise bad_field(
+                "train.loss.label_smoothing", self.label_smoothing, f"none beside kind: {self.kind}", "remove it"
+            )
+        if self.delta != 1.0 and self.kind != "huber":
+            raise bad_field("train.loss.delta", self.delta, f"none beside kind: {self.kind}", "use kind: huber")
+
+
+def cross_entropy_sum(
+    logits: Tensor,  # (N, C)
+    targets: Tensor,  # (N,) int64
+    ignore: int = IGNORE,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,  # (C,) how much a target of each class counts
+) -> Tensor:
+    """Nats over all targets but those that equal `ignore`. For large vocabularies see `linear_cross_entropy_sum`."""
+    return functional.cross_entropy(
+        _wide(logits), targets, weights, ignore_index=ignore, reduction="sum", label_smoothing=label_smoothing
+    )
+
+
+def binary_cross_entropy_sum(logits: Tensor, indicators: Tensor) -> Tensor:
+    """Nats over all labels of all rows, (N, C) each: every label is a yes or a no of its own."""
+    logits = _wide(logits)
+    return functional.binary_cross_entropy_with_logits(logits, indicators.to(logits.dtype), reduction="sum")
+
+
+def mse_sum(predicted: Tensor, targets: Tensor) -> Tensor:
+    return functional.mse_loss(_wide(predicted), _wide(targets), reduction="sum")
+
+
+def mae_sum(predicted: Tensor, targets: Tensor) -> Tensor:
+    return functional.l1_loss(_wide(predicted), _wide(targets), reduction="sum")
+
+
+def huber_sum(predicted: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+    """Half the square of errors up to `delta`, linear beyond (Huber 1964)."""
+    return functional.huber_loss(_wide(predicted), _wide(targets), reduction="sum", delta=delta)
+
+
+def linear_cross_entropy_sum(
+    hidden: Tensor,  # (N, D)
+    weight: Tensor,  # (V, D)
+    bias: Tensor | None,  # (V,)
+    targets: Tensor,  # (N,) int64
+    label_smoothing: float = 0.0,
+    ignore: int = IGNORE,
+    chunk: int | None = None,
+) -> Tensor:
+    """`cross_entropy_sum(hidden @ weight.T + bias, targets)` that never holds the logits of more than `chunk` targets.
+
+    The gradients are exact. They are computed with the loss, while a chunk's logits are at hand: nothing is computed
+    twice, but the result can be differentiated only once.
+    """
+    chunk = chunk or max(1, CHUNK_LOGITS[hidden.device.type == "cpu"] // weight.shape[0])
+    return _LinearCrossEntropy.apply(
+        hidden, weight, bias, targets, label_smoothing, ignore, chunk, torch.is_grad_enabled()
+    )
+
+
+CHUNK_LOGITS = {True: 1 << 22, False: 1 << 26}  # of one chunk, on the CPU (it should stay in the cache) and elsewhere
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        smoothing: float,
+        ignore: int,
+        chunk: int,
+        differentiable: bool,
+    ) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        needed = [differentiable and needs for needs in ctx.needs_input_grad[:3]]
+        # float32 sums even where products are bf16: a thousand chunks would lose the small gradients of rare tokens
+        grads = [
+            torch.zeros_like(tensor, dtype=_sum_dtype(tensor)) if tensor is not None and needs else None
+            for tensor, needs in zip((hidden, weight, bias), needed, strict=True)
+        ]
+        total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
+        with torch.autocast(device, enabled=False):
+            matrix = weight.to(dtype)
+            for start in range(0, len(targets), chunk):
+                rows = slice(start, start + chunk)
+                total += _chunk(hidden[rows].to(dtype), matrix, bias, targets[rows], smoothing, ignore, grads, rows)
+        ctx.save_for_backward(*(None if grad is None else grad for grad in grads))
+        ctx.dtypes = [tensor.dtype if tensor is not None else None for tensor in (hidden, weight, bias)]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*((grad * grad_output).to(dtype) if grad is not None else None for grad, dtype in saved), *[None] * 5)
+
+
+def _chunk(
+    hidden: Tensor,  # (n, D)
+    weight: Tensor,  # (V, D)
+    bias: Tensor | None,
+    targets: Tensor,  # (n,)
+    smoothing: float,
+    ignore: int,
+    grads: list[Tensor | None],
+    rows: slice,
+) -> Tensor:
+    """The loss of some targets; their share of the gradients is added to `grads` (of hidden, weight, bias)."""
+    logits = _wide(hidden @ weight.T)  # (n, V)
+    if bias is not None:
+        logits += bias
+    real = targets != ignore  # (n,)
+    index = targets.masked_fill(~real, 0).unsqueeze(1)  # (n, 1)
+    log_sum = logits.logsumexp(-1)  # (n,)
+    nats = log_sum - (1 - smoothing) * logits.gather(1, index).squeeze(1)
+    if smoothing:
+        nats = nats - smoothing * logits.mean(-1)
+    loss = (nats * real).sum()
+    if not any(grad is not None for grad in grads):
+        return loss
+    # d loss / d logits = probabilities - (1 - s) one_hot(target) - s / V, in the memory of the logits
+    slope = logits.sub_(log_sum.unsqueeze(1)).exp_()
+    if smoothing:
+        slope -= smoothing / slope.shape[1]
+    slope.scatter_add_(1, index, torch.full_like(index, smoothing - 1, dtype=slope.dtype))
+    slope *= real.unsqueeze(1)
+    grad_hidden, grad_weight, grad_bias = grads
+    if grad_bias is not None:
+        grad_bias += slope.sum(0)
+    narrow = slope.to(hidden.dtype)
+    if grad_hidden is not None:
+        grad_hidden[rows] = narrow @ weight
+    if grad_weight is not None:
+        grad_weight += narrow.T @ hidden
+    return loss
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: bf16 has three digits, too few for a logarithm of a small probability."""
+    return tensor.to(_sum_dtype(tensor))

@@ -1,0 +1,43 @@
+"""Pooling: features of many positions -> one vector a row."""
+
+# B batch, T positions, D width
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dougong.layers.features import Features
+
+PoolKind = Literal["mean", "max", "first", "last", "attention"]
+
+
+class Pool(nn.Module):
+    """Mean, maximum, first or last real position, or a learned weighted mean (one query; Lin et al. 2017)."""
+
+    def __init__(self, kind: PoolKind, width: int):
+        super().__init__()
+        self.kind = kind
+        self.query = nn.Linear(width, 1, bias=False) if kind == "attention" else None
+
+    def reset_parameters(self) -> None:
+        if self.query is not None:
+            nn.init.zeros_(self.query.weight)  # begins as the mean
+
+    def forward(self, x: Features) -> Tensor:  # (B, T, D) -> (B, D)
+        if self.kind == "mean":
+            return x.mean()
+        if self.kind == "max":
+            return x.values.masked_fill(~x.mask.unsqueeze(-1), torch.finfo(x.values.dtype).min).amax(1)
+        if self.kind == "first":
+            return x.values[:, 0]
+        if self.kind == "last":
+            last = (x.mask.sum(1) - 1).clamp(min=0)  # (B,)
+            return x.values[torch.arange(len(last), device=last.device), last]
+        assert self.query is not None
+        scores = (
+            self.query(x.values).squeeze(-1).float().masked_fill(~x.mask, -1e30)
+        )  # (B, T); not -inf: a row with nothing real
+        return torch.einsum("bt,btd->bd", scores.softmax(-1).to(x.values.dtype), x.values)

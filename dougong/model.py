@@ -1,0 +1,211 @@
+"""The model: the inputs' encoders, a backbone, the outputs' heads, as one nn.Module that knows no device.
+
+    fields' arrays ─ Encoder ─> Features ─ Backbone ─> Features ─ Head ─> loss, prediction
+
+An output that is written step by step (text) is also an input, one step behind: the backbone then looks back only.
+"""
+
+# B batch, T positions, D width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dougong import backbones
+from dougong.core.errors import bad_field
+from dougong.fields import Field
+from dougong.layers.features import Features
+from dougong.layers.losses import Loss
+
+Batch = dict[str, Tensor]
+Losses = dict[str, Tensor]
+AUXILIARY = "auxiliary"  # the key of the backbone's own loss beside those of the outputs
+
+
+class Model(nn.Module):
+    """One model for typed inputs and outputs. Build it through `build`, which also fills the parameters."""
+
+    def __init__(
+        self, inputs: Sequence[Field], outputs: Sequence[Field], config: Any, encoders: dict[str, Any], loss: Loss
+    ):
+        super().__init__()
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.written = next((field for field in outputs if field.type.Head.AUTOREGRESSIVE), None)
+        module = backbones.load(config.kind)
+        if self.written is not None and not module.Backbone.CAUSAL:
+            fix = "use kind: transformer, recurrent or convnet"
+            raise bad_field(
+                "model.kind", config.kind, f"a backbone that can write {self.written.name!r} step by step", fix
+            )
+        arriving = self.inputs + ([self.written] if self.written else [])
+        for field in arriving:
+            own = encoders.get(field.name)
+            self.add_module(f"in_{field.name}", Arrival(field, own, config.width, module.Backbone.PATCH))
+        if len(arriving) > 1:
+            self.roles = Roles(len(arriving), config.width)
+        lengths = [self.arrival(field).positions for field in arriving]
+        positions = None if None in lengths else sum(length for length in lengths if length is not None)
+        self.backbone = module.Backbone(config, positions=positions, causal=self.written is not None)
+        for field in self.outputs:
+            head = field.type.Head(field.config, field.codec, self.backbone.out_width, field.config.loss or loss)
+            self.add_module(f"out_{field.name}", head)
+        self.tie()
+
+    def tie(self) -> None:
+        """Share what heads and encoders share; again after `to_empty`, which gives every parameter a memory of its own."""
+        if self.written is not None:
+            self.head(self.written).tie(self.arrival(self.written).encoder)
+
+    def arrival(self, field: Field) -> Arrival:
+        return self.get_submodule(f"in_{field.name}")  # type: ignore[return-value]
+
+    def head(self, field: Field) -> Any:
+        return self.get_submodule(f"out_{field.name}")
+
+    def forward(self, batch: Batch) -> Features:
+        """The features that the heads read: for a written output, those of its own positions only."""
+        arrived = [self.arrival(field)(batch) for field in self.inputs]
+        if self.written is not None:
+            arrived.append(self.arrival(self.written).shifted(batch))
+        features = self.backbone(self.join(arrived), causal=self.written is not None)
+        if self.written is None or not self.inputs:
+            return features
+        steps = arrived[-1].mask.shape[1]
+        return Features(features.values[:, -steps:], features.mask[:, -steps:], None, features.auxiliary)
+
+    def join(self, arrived: list[Features]) -> Features:
+        """Several inputs side by side along T, each marked with its role."""
+        if len(arrived) == 1:
+            return arrived[0]
+        values = [self.roles(index, features.values) for index, features in enumerate(arrived)]
+        return Features(torch.cat(values, dim=1), torch.cat([features.mask for features in arrived], dim=1))
+
+    def counts(self, batch: Batch) -> Losses:
+        """How many targets each output has in this batch (what its loss is divided by)."""
+        return {field.name: self.head(field).count(batch, field.name) for field in self.outputs}
+
+    def losses(self, batch: Batch) -> Losses:
+        """The summed loss of each output, and the backbone's own loss (a mean) if it has one."""
+        features = self(batch)
+        result = self._losses(features, batch)
+        if "mix.partner" in batch:  # mixup: the same features, judged by both rows' targets
+            share, partner = batch["mix.share"], batch["mix.partner"]
+            other = self._losses(
+                features, {key: value[partner] for key, value in batch.items() if not key.startswith("mix.")}
+            )
+            result = {name: share * result[name] + (1 - share) * other[name] for name in result}
+        if features.auxiliary is not None:
+            result[AUXILIARY] = features.auxiliary
+        return result
+
+    def _losses(self, features: Features, batch: Batch) -> Losses:
+        return {field.name: self.head(field).loss(features, batch, field.name) for field in self.outputs}
+
+    def predict(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """What each output's head predicts for these rows."""
+        return self._predict(self(batch), batch)
+
+    def evaluate(self, batch: Batch) -> tuple[dict[str, dict[str, Tensor]], Losses]:
+        """Predictions, and the summed loss of each output, from one pass."""
+        features = self(batch)
+        outputs = self._predict(features, batch)
+        if self.written is not None:  # what each token cost is its prediction and its loss
+            return outputs, {self.written.name: outputs[self.written.name]["nats"].sum()}
+        return outputs, self._losses(features, batch)
+
+    def _predict(self, features: Features, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        return {field.name: self.head(field).predict(features, batch, field.name) for field in self.outputs}
+
+    def weights(self) -> Losses:
+        """All parameters and kept buffers by name, shared ones once; to be saved, or filled in place."""
+        parameters = {name: parameter.data for name, parameter in self.named_parameters()}
+        kept = self.state_dict(keep_vars=True)
+        return parameters | {name: buffer for name, buffer in self.named_buffers() if name in kept}
+
+    def augment(self, batch: Batch) -> Batch:
+        """The training batch as each input's type changes it at random."""
+        for field in self.inputs:
+            change = getattr(field.type, "augment", None)
+            batch = change(field, batch) if change else batch
+        return batch
+
+
+class Arrival(nn.Module):
+    """One input's way in: its type's encoder, and a backbone of its own if the recipe gives it one."""
+
+    def __init__(self, field: Field, own: Any, width: int, patch: int):
+        super().__init__()
+        self.name = field.name
+        self.own: Any = None
+        module = backbones.load(own.kind) if own else None
+        inner, patch = (own.width, module.Backbone.PATCH) if module else (width, patch)
+        self.encoder = field.type.Encoder(field.config, field.codec, inner, patch)
+        self.positions: int | None = self.encoder.positions
+        if module:
+            self.own = module.Backbone(own, positions=self.positions)
+            self.project = nn.Linear(self.own.out_width, width)
+            self.positions = None  # a backbone may change how many there are
+
+    def forward(self, batch: Batch) -> Features:
+        features = self.encoder(batch, self.name)
+        if self.own is None:
+            return features
+        features = self.own(features)
+        return Features(self.project(features.values), features.mask, features.grid)
+
+    def shifted(self, batch: Batch) -> Features:
+        return self.encoder.shifted(batch, self.name)
+
+
+class Roles(nn.Module):
+    """A learned mark for each input, added to all of its features."""
+
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.marks = nn.Parameter(torch.empty(count, width))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.marks, std=0.1)
+
+    def forward(self, index: int, values: Tensor) -> Tensor:
+        return values + self.marks[index].to(values.dtype)
+
+
+def build(
+    inputs: Sequence[Field],
+    outputs: Sequence[Field],
+    config: Any,
+    *,
+    encoders: dict[str, Any],
+    loss: Loss,
+    seed: int,
+    device: torch.device,
+) -> Model:
+    """A model on `device`, its parameters drawn from `seed`. The shape is made without memory and filled afterwards."""
+    with torch.device("meta"):
+        model = Model(inputs, outputs, config, encoders, loss)
+    model.to_empty(device=device)
+    model.tie()
+    initialize(model, seed)
+    return model
+
+
+def initialize(model: nn.Module, seed: int) -> None:
+    """Fill all parameters and buffers: children first, so that a parent may overrule them; on the CPU's generator of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _reset(model)
+
+
+def _reset(module: nn.Module) -> None:
+    for child in module.children():
+        _reset(child)
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+    elif next(module.parameters(recurse=False), None) is not None:
+        raise TypeError(f"{type(module).__name__} owns parameters but has no reset_parameters()")

@@ -1,0 +1,283 @@
+"""Drive the loop: log, validate, save, stop, go on. Whoever trains anything calls `fit`; there is no second one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dougong.core.artefacts import repair_jsonl
+from dougong.core.devices import pick_dtype
+from dougong.data.loader import Loader, Position
+from dougong.model import Batch, Model
+from dougong.training import checkpoint, optimizers, schedules
+from dougong.training.loop import Average, Config, LossFunction, NotFinite, Progress, accumulate, train_steps
+from dougong.training.monitors import Monitor, Stop, stop_on_signals
+
+T = TypeVar("T")
+VALIDATIONS = 20  # of a run, unless the recipe says how often
+CHECKPOINT_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a call of `fit` ended."""
+
+    progress: Progress
+    stopped: Stop  # true where a signal ended it before its budget
+    refused: list[str]  # damaged checkpoints that were passed over
+
+
+class Session:
+    """What `fit` holds: the model and all state that a checkpoint saves."""
+
+    def __init__(self, model: Model, loader: Loader, config: Config, folder: Path, seed: int):
+        self.model, self.loader, self.config, self.folder = model, loader, config, folder
+        self.device = next(model.parameters()).device
+        self.optimizer = optimizers.build(config.optimizer, model)
+        self.average = Average(model, config.ema) if config.ema else None
+        self.progress = Progress()
+        torch.manual_seed(seed)  # dropout and augmentation; the weights are already drawn
+
+    # ------------------------------------------------------------------------------------------------------ the budget
+
+    def done(self) -> float:
+        """The share of the budget that is used."""
+        name, budget = self.config.budget
+        progress = self.progress
+        if name == "epochs":
+            batches = max(self.loader.plan.batches(progress.epoch), 1)
+            return (progress.epoch + progress.index / batches) / budget
+        used = {"steps": progress.step, "tokens": progress.tokens, "minutes": progress.seconds / 60}
+        return used[name] / budget
+
+    def factor(self) -> float:
+        return schedules.factor(self.config.schedule, self.progress.step, self.done(), self.progress.plateau)
+
+    # ------------------------------------------------------------------------------------------------------ saved state
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {f"model.{name}": value for name, value in self.model.weights().items()}
+        if self.average:
+            named |= {f"average.{name}": value for name, value in self.average.tensors().items()}
+        return named
+
+    def save(self, best: bool = False) -> None:
+        optimizer, groups = checkpoint.optimizer_tensors(self.optimizer, self.model)
+        state = {"progress": self.progress.to_json(), "optimizer": groups, "random": checkpoint.random_state()}
+        folder = self.folder / "checkpoints"
+        checkpoint.save(folder, self.progress.step, self.tensors() | optimizer, state, keep=self.config.keep, best=best)
+
+    def resume(self) -> list[str]:
+        """Go on from the newest good checkpoint, if there is one; return what was passed over as damaged."""
+        path, refused = checkpoint.find_latest(self.folder / "checkpoints")
+        log = self.folder / "log.jsonl"
+        if path is None:
+            repair_jsonl(log, keep=lambda record: False)
+            return refused
+        described = checkpoint.read_state(path)["optimizer"]
+        buffers = checkpoint.optimizer_buffers(self.optimizer, self.model, described)
+        state = checkpoint.load(path, self.tensors() | buffers)
+        options = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
+        checkpoint.restore_optimizer(self.optimizer, self.model, described, buffers)
+        for group, wanted in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(wanted)  # the recipe's, where a changed one was accepted
+        known = {field.name for field in fields(Progress)}
+        self.progress = Progress(**{key: value for key, value in state["progress"].items() if key in known})
+        checkpoint.set_random_state(state["random"])
+        repair_jsonl(log, keep=lambda record: record["step"] <= self.progress.step)
+        return refused
+
+    def load_best(self) -> int | None:
+        """Put the weights with the lowest validation loss into the model; return their step."""
+        path = checkpoint.best(self.folder / "checkpoints")
+        if path is None:
+            return None
+        weights = self.tensors()
+        for part in ("model.", "average.") if self.average else ("model.",):
+            checkpoint.load(path, {name: value for name, value in weights.items() if name.startswith(part)}, only=part)
+        if self.average:
+            self.average.swap()
+        return int(checkpoint.read_state(path)["progress"]["step"])
+
+
+def fit(
+    model: Model,
+    loader: Loader,
+    config: Config,
+    folder: Path,
+    *,
+    seed: int,
+    loss_fn: LossFunction,
+    validate: Callable[[], dict[str, float]] | None,
+    forward_backward: Callable[..., Tensor] = accumulate,
+    quiet: bool = False,
+) -> Fitted:
+    """Train until the budget is used, or a signal comes; going on from the checkpoints in `folder` if there are some.
+
+    `validate` returns {"loss": …} and more; the weights with the lowest loss are those that the model holds at the end.
+    """
+    session = Session(model, loader, config, folder, seed)
+    refused = session.resume()
+    progress = session.progress
+    autocast = autocast_for(config, session.device, model)
+    monitor = Monitor(folder / "log.jsonl", session.device, autocast_dtype(config, session.device, model), quiet=quiet)
+    for line in refused:
+        monitor.say(line)
+    due_validation = Due(config.validate_every, 1 / VALIDATIONS, progress, session.done())
+    due_checkpoint = Due(
+        CHECKPOINT_SECONDS if config.checkpoint_every == "auto" else config.checkpoint_every,
+        1.0,
+        progress,
+        session.done(),
+    )
+    waiting = Waiting(session)
+    seam = counted(forward_backward, monitor)
+    with stop_on_signals() as stop, monitor:
+        steps = train_steps(
+            model, loss_fn, waiting.batches(), session.optimizer, config, progress,
+            factor=session.factor, autocast=autocast, forward_backward=seam,
+        )  # fmt: skip
+        while session.done() < 1 and not (config.early_stop and progress.since_best >= config.early_stop):
+            started = time.perf_counter()
+            model.train()
+            numbers = next(steps)
+            if session.average and not progress.skipped_in_a_row:
+                session.average.update(progress.step)
+            loss = float(numbers["loss"])
+            seconds = time.perf_counter() - started
+            progress.seconds += seconds
+            done = session.done()
+            left = progress.seconds * (1 - done) / done if done > 0 else None
+            monitor.step(step_record(numbers, loss, seconds, waiting.seconds), done, left)
+            if progress.skipped_in_a_row:
+                report_skipped(session, numbers, monitor)
+            best = False
+            if validate and (due_validation.now(done) or done >= 1) and not progress.skipped_in_a_row:
+                best = run_validation(session, validate, monitor)
+            if best or due_checkpoint.now(done) or stop or done >= 1:
+                session.save(best)
+            if stop:
+                break
+    if not stop:
+        progress.chosen = session.load_best() if validate else None
+        if progress.chosen is None and session.average:
+            session.average.swap()
+        progress.chosen = progress.chosen or progress.step
+    model.eval()
+    return Fitted(progress, stop, refused)
+
+
+def step_record(numbers: dict[str, Any], loss: float, seconds: float, waited: float) -> dict[str, Any]:
+    """One line of the log."""
+    plain = {
+        key: float(value) if isinstance(value, Tensor) else value for key, value in numbers.items() if value is not None
+    }
+    return plain | {"loss": loss, "step_seconds": round(seconds, 4), "wait_seconds": round(waited, 4)}
+
+
+def run_validation(session: Session, validate: Callable[[], dict[str, float]], monitor: Monitor) -> bool:
+    """Measure on the validation rows; return whether this is the best so far."""
+    progress = session.progress
+    if session.average:
+        session.average.swap()
+    session.model.eval()
+    result = validate()
+    if session.average:
+        session.average.swap()
+    loss = result["loss"]
+    best = progress.best is None or loss < progress.best
+    progress.since_best = 0 if best else progress.since_best + 1
+    progress.best = loss if best else progress.best
+    progress.plateau = schedules.observe(session.config.schedule, loss, progress.plateau)
+    monitor.record({"step": progress.step, "validation": {name: round(value, 6) for name, value in result.items()}})
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in result.items())
+    monitor.say(f"step {progress.step:,}  validation: {shown}{'  (best)' if best else ''}")
+    return best
+
+
+def report_skipped(session: Session, numbers: dict[str, Any], monitor: Monitor) -> None:
+    """Say which rows gave a loss or gradient that is not finite; stop when it keeps happening."""
+    rows = ", ".join(map(str, numbers["skipped_rows"][:20]))
+    monitor.say(f"step {session.progress.step:,} not taken: loss or gradient is not finite (rows {rows} …)")
+    if session.progress.skipped_in_a_row < session.config.max_skipped:
+        return
+    raise NotFinite(
+        f"train: loss or gradients were not finite for {session.progress.skipped_in_a_row} steps in a row, last on the rows {rows}. "
+        "The weights are those of the last good step. Fix: lower train.optimizer.lr, or look at these rows."
+    )
+
+
+class Due:
+    """Whether something that happens every so many steps, seconds, or shares of the budget is due."""
+
+    def __init__(self, every: str | int | float, share: float, progress: Progress, done: float):
+        self.every, self.share, self.progress = every, share, progress
+        self.last = self._now(done)
+
+    def _now(self, done: float) -> float:
+        if isinstance(self.every, int):
+            return self.progress.step // self.every
+        return time.monotonic() if isinstance(self.every, float) else done // self.share
+
+    def now(self, done: float) -> bool:
+        current = self._now(done)
+        due = current - self.last >= (self.every if isinstance(self.every, float) else 1)
+        self.last = current if due else self.last
+        return due
+
+
+class Waiting:
+    """Batches on the model's device and augmented, with the time that the model waited for them."""
+
+    def __init__(self, session: Session):
+        self.session, self.seconds = session, 0.0
+
+    def batches(self) -> Iterator[tuple[Position, list[Batch]]]:
+        source = self.session.loader.batches(self.session.progress.position)
+        while True:
+            started = time.perf_counter()
+            position, micro_batches = next(source)
+            placed = [to_device(batch, self.session.device) for batch in micro_batches]
+            placed = [self.session.model.augment(batch) for batch in placed]
+            self.seconds = time.perf_counter() - started
+            yield position, placed
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def autocast_dtype(config: Config, device: torch.device, model: Model) -> torch.dtype:
+    return pick_dtype(config.precision, device, model.backbone.out_width)
+
+
+def autocast_for(config: Config, device: torch.device, model: Model) -> Callable[[], AbstractContextManager[Any]]:
+    """A context in which matrix products run in the chosen precision."""
+    dtype = autocast_dtype(config, device, model)
+    if dtype == torch.float32:
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def counted(forward_backward: Callable[..., Tensor], monitor: Monitor) -> Callable[..., Tensor]:
+    """The same, with the floating-point operations of the first step counted (for the live line)."""
+
+    def wrapped(model: Model, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
+        if monitor.flops_per_row:
+            return forward_backward(model, loss_fn, batches, autocast)
+        with FlopCounterMode(display=False) as counter:
+            loss = forward_backward(model, loss_fn, batches, autocast)
+        monitor.flops_per_row = counter.get_total_flops() / max(sum(len(batch["row"]) for batch in batches), 1)
+        return loss
+
+    return wrapped

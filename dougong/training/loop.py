@@ -1,0 +1,243 @@
+"""The one loop. It takes optimizer steps and hands each step's numbers to the caller, who drives it.
+
+`forward_backward` is the one seam: it leaves a step's gradients on the model. A pipeline schedule, private per-sample
+gradients or an adversarial pair come in there; what is learnt comes in as `loss_fn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dougong.core.config import Count, Fraction, Interval, Positive, config
+from dougong.core.devices import Precision
+from dougong.core.errors import DougongError, bad_field
+from dougong.data.loader import Position
+from dougong.layers.losses import Loss
+from dougong.model import AUXILIARY, Batch
+from dougong.training.optimizers import AdamW, OptimizerConfig
+from dougong.training.schedules import Cosine, ScheduleConfig
+
+BUDGETS = ("steps", "epochs", "tokens", "minutes")
+
+
+@config
+class Config:
+    """How a model is trained. The budget is exactly one of steps, epochs, tokens, minutes."""
+
+    steps: Count | None = None
+    epochs: Positive | None = None
+    tokens: Count | None = None
+    minutes: Positive | None = None  # of training time; validation and saving come on top
+    batch_size: Count | None = None  # rows of one step
+    batch_tokens: Count | None = None  # or tokens of one step, padding included
+    micro_batch: Literal["auto"] | Count = "auto"  # rows computed at once; the step's gradients are the same
+    accumulate: Count = 1  # or: micro-batches of one step
+    optimizer: OptimizerConfig = AdamW()
+    schedule: ScheduleConfig = Cosine()
+    loss: Loss = Loss()
+    clip_norm: Positive | None = 1.0
+    clip_value: Positive | None = None
+    clip_weights: Positive | None = None  # weights are kept within ± this after every step
+    precision: Precision = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    attention: Literal["auto"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that read batches ahead
+    validate_every: Literal["auto"] | Interval = "auto"  # steps, or a time such as 90s or 5m
+    checkpoint_every: Literal["auto"] | Interval = "auto"
+    keep: Annotated[int, Field(ge=2)] = 2  # newest checkpoints kept, beside the best
+    early_stop: Count | None = None  # validations without a better loss
+    ema: Fraction | None = None  # decay of a moving average of the weights, which is then what is evaluated
+    max_skipped: Count = 10  # steps in a row with a loss or gradient that is not finite, before the run stops
+
+    def __post_init__(self) -> None:
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise bad_field("train", ", ".join(given), "exactly one budget", f"keep one of {', '.join(given)}")
+        if self.batch_size and self.batch_tokens:
+            raise bad_field(
+                "train.batch_size", self.batch_size, "one of batch_size and batch_tokens", "remove one of the two"
+            )
+        if self.accumulate > 1 and self.micro_batch != "auto":
+            raise bad_field(
+                "train.accumulate", self.accumulate, "one of accumulate and micro_batch", "remove one of the two"
+            )
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        name = next(name for name in BUDGETS if getattr(self, name) is not None)
+        return name, float(getattr(self, name))
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all that the loop counts, and all that a resumed run goes on from."""
+
+    step: int = 0
+    epoch: int = 0  # the batch to be read next …
+    index: int = 0  # … and its place in the epoch
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0  # steps not taken, in all
+    skipped_in_a_row: int = 0
+    plateau: dict[str, Any] = field(default_factory=dict)  # the schedule's memory of validation losses
+    best: float | None = None  # lowest validation loss
+    since_best: int = 0
+    chosen: int | None = None  # the step whose weights the finished model has
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.index)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class NotFinite(DougongError):
+    """Loss or gradients were not finite too often in a row; the weights are those of the last good step."""
+
+
+LossFunction = Callable[[nn.Module, Batch, dict[str, Tensor]], Tensor]
+"""(model, micro-batch, number of targets of the whole step by output) -> this micro-batch's share of the step's loss."""
+
+
+def task_loss(weights: dict[str, float]) -> LossFunction:
+    """The weighted sum over outputs of each one's mean loss."""
+
+    def loss_fn(model: nn.Module, batch: Batch, totals: dict[str, Tensor]) -> Tensor:
+        losses = model.losses(batch)  # type: ignore[operator]
+        # A mean over the step's targets, not of micro-batch means: uneven micro-batches weigh by their targets.
+        parts = [
+            weights[name] * total / totals[name].clamp(min=1) for name, total in losses.items() if name != AUXILIARY
+        ]
+        if AUXILIARY in losses:
+            parts.append(losses[AUXILIARY] * len(batch["row"]) / totals["row"])
+        return torch.stack(parts).sum()
+
+    return loss_fn
+
+
+def accumulate(model: nn.Module, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
+    """Leave one step's gradients on the model; return its mean loss, still on the device."""
+    totals = step_totals(model, batches)
+    total = torch.zeros((), device=batches[0]["row"].device)
+    for batch in batches:
+        with autocast():
+            loss = loss_fn(model, batch, totals)
+        loss.backward()
+        total = total + loss.detach()
+    return total
+
+
+def step_totals(model: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
+    """Targets of a whole step by output, and its rows."""
+    counts = [model.counts(batch) for batch in batches]  # type: ignore[operator]
+    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+    return totals | {"row": torch.tensor(sum(len(batch["row"]) for batch in batches))}
+
+
+def train_steps(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterator[tuple[Position, list[Batch]]],
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    progress: Progress,
+    *,
+    factor: Callable[[], float],
+    autocast: Any,
+    forward_backward: Callable[[nn.Module, LossFunction, list[Batch], Any], Tensor] = accumulate,
+) -> Iterator[dict[str, Any]]:
+    """Take one optimizer step a turn; yield that step's numbers. Ends when the learning-rate factor's budget does (the caller's `if`)."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]  # running statistics of norms
+    while True:
+        position, micro_batches = next(batches)
+        kept = [buffer.clone() for buffer in buffers]
+        lr_factor = factor()
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor
+        loss = forward_backward(model, loss_fn, micro_batches, autocast)
+        norm = clip(parameters, config)
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            optimizer.step()
+            if config.clip_weights:
+                with torch.no_grad():
+                    torch._foreach_clamp_min_(parameters, -config.clip_weights)
+                    torch._foreach_clamp_max_(parameters, config.clip_weights)
+            progress.skipped_in_a_row = 0
+        else:
+            for buffer, value in zip(buffers, kept, strict=True):  # the forward pass has already put the poison in
+                buffer.copy_(value)
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.epoch, progress.index = position.epoch, position.index
+        rows = sum(len(batch["row"]) for batch in micro_batches)
+        progress.rows += rows
+        tokens = count_tokens(micro_batches)
+        progress.tokens += tokens
+        yield {
+            "step": progress.step,
+            "loss": loss,
+            "grad_norm": norm,
+            "lr": optimizer.param_groups[0]["lr"],
+            "rows": rows,
+            "tokens": tokens,
+            "skipped_rows": row_ids(micro_batches) if progress.skipped_in_a_row else None,
+        }
+
+
+def clip(parameters: list[nn.Parameter], config: Config) -> Tensor:
+    """Clip the gradients as configured; return their norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if config.clip_value:
+        nn.utils.clip_grad_value_(parameters, config.clip_value)
+    if config.clip_norm:
+        nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+    return norm
+
+
+def count_tokens(batches: list[Batch]) -> int:
+    """Real positions of all ragged inputs (text); rows where there are none."""
+    lengths = [int(value.sum()) for batch in batches for key, value in batch.items() if key.endswith(".length")]
+    return sum(lengths) if lengths else sum(len(batch["row"]) for batch in batches)
+
+
+def row_ids(batches: list[Batch]) -> list[int]:
+    return [int(row) for batch in batches for row in batch["row"]]
+
+
+class Average:
+    """Exponential moving average of the weights (Polyak & Juditsky 1992)."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.names = [name for name, _ in model.named_parameters()]
+        self.live = [parameter for _, parameter in model.named_parameters()]
+        self.mean = [parameter.detach().clone() for parameter in self.live]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))  # young averages must forget the random start
+        torch._foreach_lerp_(self.mean, self.live, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's weights and the averaged ones."""
+        for mean, live in zip(self.mean, self.live, strict=True):
+            kept = live.detach().clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.mean, strict=True))

@@ -1,0 +1,253 @@
+"""Optimizers: SGD, Adagrad, Adam, AdamW from torch, fused where the device has it, and a Muon of our own.
+
+A group's `base_lr` is the configured rate; the loop sets `lr = base_lr * factor` of the schedule. All state is tensors
+per parameter.
+"""
+
+# K matrices of one shape, R rows, C columns
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from dougong.core.config import Fraction, NonNegative, Positive, config
+from dougong.core.devices import has_fast_bf16
+from dougong.core.errors import bad_field
+from dougong.layers.positions import LearnedPositions
+
+Betas = tuple[Fraction, Fraction]
+
+
+@config
+class SGD:
+    """Stochastic gradient descent with momentum (Nesterov's unless told otherwise)."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: Positive = 0.05
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise bad_field(
+                "train.optimizer.nesterov", True, "a momentum above 0 beside it", "set momentum, or nesterov: false"
+            )
+
+
+@config
+class Adagrad:
+    """Duchi et al. 2011: each weight's rate falls with the squares of its gradients so far; made for sparse inputs."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    lr: Positive = 0.01
+    eps: Positive = 1e-10
+    weight_decay: NonNegative = 0.0
+
+
+@config
+class Adam:
+    """Kingma and Ba 2015 (arXiv:1412.6980). Its weight decay goes through the gradient: AdamW decays better."""
+
+    kind: Literal["adam"] = "adam"
+    lr: Positive = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+
+
+@config
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Positive = 2e-3
+    betas: Betas = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+
+
+@config
+class Muon:
+    """Momentum made orthogonal (Jordan et al. 2024) for the backbones' matrices, AdamW for everything else.
+
+    Updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so that one rate serves both.
+    """
+
+    kind: Literal["muon"] = "muon"
+    lr: Positive = 4e-3
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+    betas: Betas = (0.9, 0.95)  # of AdamW
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+
+
+OptimizerConfig = Annotated[SGD | Adagrad | Adam | AdamW | Muon, Field(discriminator="kind")]
+
+
+def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a model's trainable parameters; tables of vectors, norms and biases are not decayed."""
+    parameters = list(_parameters(model))
+    if not parameters:
+        raise bad_field("model", type(model).__name__, "at least one parameter to train", "unfreeze a part of it")
+    devices = {parameter.device.type for _, _, parameter in parameters}
+    fused = devices.issubset(FUSED[config.kind])
+    hidden = _hidden(model) if isinstance(config, Muon) else set()
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for _, module, parameter in parameters:
+        decay, orthogonal = _is_matrix(module, parameter), parameter in hidden
+        options = {"weight_decay": config.weight_decay if decay else 0.0, "base_lr": config.lr}
+        method = {"method": "muon" if orthogonal else "adamw"} if isinstance(config, Muon) else {}
+        group = groups.setdefault((decay, orthogonal), {"params": [], **options, **method})
+        group["params"].append(parameter)
+    return _OPTIMIZERS[config.kind](list(groups.values()), config, fused)
+
+
+FUSED = {  # devices on which torch takes the step of all parameters at once (Muon: the part that is AdamW)
+    "sgd": {"cpu", "cuda", "mps"},
+    "adagrad": {"cpu"},
+    "adam": {"cpu", "cuda", "mps"},
+    "adamw": {"cpu", "cuda", "mps"},
+    "muon": {"cpu", "cuda", "mps"},
+}
+BACKBONES = {"backbone", "own"}  # the names under which a model keeps its backbones
+Place = tuple[str, nn.Module, Tensor]
+
+
+def _parameters(model: nn.Module) -> Iterator[Place]:
+    """Each trainable parameter once, with the module that owns it and that module's path."""
+    seen: set[Tensor] = set()
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield path, module, parameter
+
+
+def _is_matrix(module: nn.Module, parameter: Tensor) -> bool:
+    """Not a vector (norm, bias), nor a table of vectors of which a batch needs only some."""
+    return parameter.ndim >= 2 and not isinstance(module, nn.Embedding | LearnedPositions)
+
+
+def _hidden(model: nn.Module) -> set[Tensor]:
+    """The trainable matrices of the backbones; all matrices, if the model has no backbone by that name."""
+    inside = {path for path, _ in model.named_modules() if BACKBONES.intersection(path.split("."))}
+    places = (place for place in _parameters(model) if not inside or place[0] in inside)
+    return {parameter for _, module, parameter in places if _is_matrix(module, parameter)}
+
+
+class MuonOptimizer(torch.optim.Optimizer):
+    """Groups of method "muon" take orthogonal steps, groups of method "adamw" those of AdamW."""
+
+    def __init__(self, groups: list[dict[str, Any]], config: Muon, fused: bool):
+        names = ("lr", "momentum", "nesterov", "betas", "eps", "weight_decay")
+        super().__init__(groups, {"method": "adamw", "fused": fused} | {name: getattr(config, name) for name in names})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                (self._orthogonal_step if group["method"] == "muon" else self._adamw_step)(parameters, group)
+        return loss
+
+    def _orthogonal_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        alike: dict[tuple[torch.Size, torch.device], list[tuple[Tensor, Tensor]]] = {}
+        for parameter in parameters:
+            state, gradient = self.state[parameter], _gradient(parameter)
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+            matrix = update.flatten(1)  # (R, C): a convolution's kernels are rows
+            alike.setdefault((matrix.shape, matrix.device), []).append((parameter, matrix))
+        for pairs in alike.values():
+            directions = orthogonal(torch.stack([matrix for _, matrix in pairs]))  # (K, R, C)
+            # an orthogonal matrix has entries of RMS 1 / sqrt(max(R, C)), steps of AdamW have one of about 0.2
+            size = 0.2 * max(directions.shape[1:]) ** 0.5
+            for (parameter, _), direction in zip(pairs, directions, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
+
+    def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                device = parameter.device if group["fused"] else torch.device("cpu")  # where torch wants the count
+                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters,
+            [_gradient(parameter) for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=group["fused"] or None,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The orthogonal matrices nearest to (K, R, C) ones, roughly: all singular values between 0.7 and 1.2.
+
+    Newton-Schulz iteration with the coefficients of Jordan et al. 2024, which grow small values fastest.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    narrow = min(matrices.shape[1:]) < FAST_BF16_FROM or not has_fast_bf16(matrices.device)
+    x = (matrices.mT if tall else matrices).to(torch.float32 if narrow else torch.bfloat16)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32) + 1e-7).to(x.dtype)
+    for _ in range(steps):
+        square = x @ x.mT  # (K, R, R)
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+FAST_BF16_FROM = 128  # smaller matrices cost more to cast than bf16 saves
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    assert gradient is not None  # `step` leaves out parameters without one
+    return gradient
+
+
+def _sgd(groups: list[dict[str, Any]], config: SGD, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused or None)
+
+
+def _adagrad(groups: list[dict[str, Any]], config: Adagrad, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(groups, config.lr, eps=config.eps, fused=fused or None)
+
+
+def _adam(groups: list[dict[str, Any]], config: Adam | AdamW, fused: bool) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam
+    return kind(groups, config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
+
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adagrad": _adagrad,
+    "adam": _adam,
+    "adamw": _adam,
+    "muon": MuonOptimizer,
+}

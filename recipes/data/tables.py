@@ -1,0 +1,63 @@
+"""Write the recipes' tables to `recipes/data/prepared/`, whole or not at all; split them alike on every machine."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import fetch
+
+PREPARED = fetch.HERE / "prepared"
+TEST_SHARE = 0.2
+
+
+def split_csv(
+    stem: str, header: Sequence[str], rows: Sequence[Sequence[str]], key: Callable[[Sequence[str]], str]
+) -> None:
+    """STEM.csv, and its rows once more in STEM-train.csv and STEM-test.csv: a row's side is a hash of its `key`."""
+    write_csv(f"{stem}.csv", header, rows)
+    write_csv(f"{stem}-train.csv", header, [row for row in rows if not in_test(key(row))])
+    write_csv(f"{stem}-test.csv", header, [row for row in rows if in_test(key(row))])
+
+
+def write_csv(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with writing(name) as path, path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    tell(name, len(rows))
+
+
+def write_jsonl(name: str, rows: Iterable[dict[str, str]]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    with writing(name) as path:
+        path.write_text("".join(lines), encoding="utf-8")
+    tell(name, len(lines))
+
+
+def in_test(text: str, share: float = TEST_SHARE) -> bool:
+    """Whether a row belongs to the test rows: by a hash of its text, so that equal texts fall on the same side."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < share * 2**64
+
+
+@contextmanager
+def writing(name: str) -> Iterator[Path]:
+    """A temporary path that becomes `prepared/NAME` if the block ends well."""
+    PREPARED.mkdir(parents=True, exist_ok=True)
+    part = PREPARED / f".{name}.{os.getpid()}"
+    try:
+        yield part
+        part.replace(PREPARED / name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def tell(name: str, rows: int) -> None:
+    """Print what was written: rows, sha256, path."""
+    path = PREPARED / name
+    print(f"{rows:>7,} rows  sha256 {fetch.sha256_of(path)}  {os.path.relpath(path)}")

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dougong.backbones.convnet import PRESETS, Config
+from dougong.core.errors import FieldError
+from dougong.layers.features import Features
+
+Build = Callable[..., Any]  # see conftest.py
+Make = Callable[..., Features]
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize(
+    ("grid", "smaller"), [((8, 6), (2, 2)), ((7, 5), (2, 2)), ((1, 1), (1, 1)), ((28, 28), (7, 7))]
+)
+def test_each_stage_halves_an_image(
+    norm: Any,
+    grid: tuple[int, int],
+    smaller: tuple[int, int],
+    build: Build,
+    features: Make,
+) -> None:
+    positions = grid[0] * grid[1]
+    model = build(Config(width=12, layers=3, norm=norm), positions).train()
+    y = model(features(12, [positions], grid=grid))
+    assert y.grid == smaller
+    assert y.values.shape == (1, smaller[0] * smaller[1], 12)
+    assert y.values.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_padding_of_an_image_changes_nothing_real(norm: Any, build: Build) -> None:
+    model = build(Config(width=12, layers=3, norm=norm), 1)
+    image = torch.randn(2, 5, 3, 12)
+    wide, real = torch.full((2, 8, 8, 12), 40.0), torch.zeros(2, 8, 8, dtype=torch.bool)
+    wide[:, :5, :3], real[:, :5, :3] = image, True
+    y = model(Features(image.flatten(1, 2), torch.ones(2, 15, dtype=torch.bool), (5, 3)))
+    padded = model(Features(wide.flatten(1, 2), real.flatten(1), (8, 8)))
+    assert (y.grid, padded.grid) == ((2, 1), (2, 2))
+    assert padded.mask.tolist() == [[True, False, True, False]] * 2
+    torch.testing.assert_close(padded.values[padded.mask], y.values[y.mask], rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_are_spread_over_stages_and_the_last_get_what_is_left_over(build: Build) -> None:
+    def shape(config: Config) -> list[tuple[int, int]]:
+        return [(block.conv1.out_channels, block.stride) for block in build(config, 9).net.blocks]
+
+    assert shape(Config(width=32)) == [(8, 1), (16, 2), (32, 2)]
+    assert shape(Config(width=32, layers=5)) == [(8, 1), (16, 2), (16, 1), (32, 2), (32, 1)]
+    assert shape(Config(width=32, layers=2)) == [(16, 1), (32, 2)]
+    assert shape(Config(width=32, layers=2, stages=1)) == [(32, 1), (32, 1)]
+
+
+def test_batch_statistics_are_saved_and_reset(build: Build, features: Make) -> None:
+    model = build(TINY, 16, stirred=False).train()
+    model(features(16, [16, 16], grid=(4, 4)))
+    buffers = {key: value for key, value in model.state_dict().items() if "running" in key}
+    assert buffers
+    assert any(value.abs().sum() > 0 for key, value in buffers.items() if "mean" in key)
+
+
+def test_a_sequence_is_seen_in_growing_reach(build: Build, features: Make) -> None:
+    model = build(Config(width=8, layers=3, kernel=3))
+    assert [block.reach for block in model.net.blocks] == [2, 4, 8]
+    x = features(8, [20])
+    x = replace(x, values=x.values.clone().requires_grad_())
+    (gradient,) = torch.autograd.grad(model(x, causal=True).values[0, 19].sum(), x.values)
+    assert (gradient[0].abs().amax(1) > 0).tolist() == [False] * 5 + [True] * 15
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 4, 5])
+def test_step_by_step_equals_all_at_once_for_every_kernel(kernel: int, build: Build, features: Make) -> None:
+    model, x = build(replace(TINY, kernel=kernel, dilation=3)), features(16, [8])
+    cache = model.new_cache(1, 8, torch.device("cpu"), torch.float32)
+    parts = [
+        model(Features(v, m), causal=True, cache=cache).values
+        for v, m in zip(x.values.split(2, 1), x.mask.split(2, 1), strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), model(x, causal=True).values, rtol=1e-5, atol=1e-5)
+    assert model(x).values.shape == x.values.shape
+
+
+def test_what_does_not_fit_is_named(build: Build, features: Make) -> None:
+    with pytest.raises(FieldError, match=r"model\.stages = 4: expected at most layers \(3\)\. Fix: use layers: 4"):
+        Config(layers=3, stages=4)
+    with pytest.raises(FieldError, match=r"model\.stages = 2: expected nothing for a sequence"):
+        build(replace(TINY, stages=2))
+    with pytest.raises(FieldError, match=r"model\.dilation = 2: expected nothing for an image"):
+        build(replace(TINY, dilation=2), 16)
+    with pytest.raises(FieldError, match=r"look back only over a grid or table\. Fix: use kind: transformer"):
+        build(TINY, 16)(features(16, [16], grid=(4, 4)), causal=True)
+    with pytest.raises(FieldError, match=r"a backbone for features with 3 axes"):
+        build(TINY, 8)(features(16, [8], grid=(2, 2, 2)))

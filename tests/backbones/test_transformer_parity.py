@@ -1,0 +1,184 @@
+"""The classic and the common shapes are configurations of one transformer: outputs equal those of `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    MixtralConfig,
+    MixtralModel,
+)
+
+from dougong.backbones import transformer
+from dougong.layers.features import Features, length_mask
+
+Build = Callable[..., Any]  # see conftest.py
+
+BLOCKS = {"width": 24, "layers": 2, "heads": 4, "feedforward": 40}
+
+
+def tokens() -> tuple[Tensor, Tensor]:
+    ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(3))
+    return ids, length_mask(torch.tensor([9, 6, 2]), 9)
+
+
+def copy(ours: nn.Module, theirs: dict[str, Tensor]) -> None:
+    """Load all of our parameters by our names; none may be missing or left over."""
+    ours.load_state_dict(theirs, strict=True)
+
+
+def noisy(model: nn.Module) -> Any:
+    torch.manual_seed(4)
+    for parameter in model.parameters():  # biases and norms too: as born, they are zeros and ones
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gpt2_is_a_configuration(build: Build) -> None:
+    theirs = noisy(GPT2Model(GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=4, n_inner=40)))
+    ours = build(replace(transformer.PRESETS["gpt2"], **BLOCKS, max_length=16))
+    state = theirs.state_dict()
+    weights = {"table.weight": state["wpe.weight"]}
+    weights |= {f"final_norm.{part}": state[f"ln_f.{part}"] for part in ("weight", "bias")}
+    for index in range(2):
+        a, b = f"blocks.{index}", f"h.{index}"
+        for part, turn in (("weight", Tensor.t), ("bias", Tensor.clone)):  # its weights are stored as inputs × outputs
+            weights |= {f"{a}.attention_norm.{part}": state[f"{b}.ln_1.{part}"]}
+            weights |= {f"{a}.feedforward_norm.{part}": state[f"{b}.ln_2.{part}"]}
+            joint = state[f"{b}.attn.c_attn.{part}"].chunk(3, dim=-1)
+            mapped = dict(zip(("query", "key", "value"), joint, strict=True)) | {
+                "out": state[f"{b}.attn.c_proj.{part}"]
+            }
+            weights |= {f"{a}.attention.{key}.{part}": turn(value) for key, value in mapped.items()}
+            weights |= {f"{a}.feedforward.up.{part}": turn(state[f"{b}.mlp.c_fc.{part}"])}
+            weights |= {f"{a}.feedforward.down.{part}": turn(state[f"{b}.mlp.c_proj.{part}"])}
+    copy(ours, weights)
+    ids, mask = tokens()
+    with torch.no_grad():
+        expected = theirs(ids, attention_mask=mask.long()).last_hidden_state
+        y = ours(Features(state["wte.weight"][ids], mask), causal=True)
+    close(y.values[mask], expected[mask])
+
+
+def test_bert_is_a_configuration(build: Build) -> None:
+    theirs = noisy(
+        BertModel(
+            BertConfig(
+                vocab_size=50,
+                hidden_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=40,
+                max_position_embeddings=16,
+            ),
+            add_pooling_layer=False,
+        )
+    )
+    ours = build(replace(transformer.PRESETS["bert"], **BLOCKS, max_length=16))
+    state = theirs.state_dict()
+    names = {
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.out": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "feedforward.up": "intermediate.dense",
+        "feedforward.down": "output.dense",
+        "feedforward_norm": "output.LayerNorm",
+    }
+    weights = {"table.weight": state["embeddings.position_embeddings.weight"]}
+    for part in ("weight", "bias"):
+        weights |= {f"input_norm.{part}": state[f"embeddings.LayerNorm.{part}"]}
+        for index in range(2):
+            for a, b in names.items():
+                weights |= {f"blocks.{index}.{a}.{part}": state[f"encoder.layer.{index}.{b}.{part}"]}
+    copy(ours, weights)
+    ids, mask = tokens()
+    embedded = state["embeddings.word_embeddings.weight"][ids] + state["embeddings.token_type_embeddings.weight"][0]
+    with torch.no_grad():
+        expected = theirs(ids, attention_mask=mask.long()).last_hidden_state
+        y = ours(Features(embedded, mask))
+    close(y.values[mask], expected[mask])
+
+
+LLAMA = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 16,
+    "rms_norm_eps": 1e-6,
+}
+
+
+def llama_names(state: dict[str, Tensor], feedforward: bool) -> dict[str, Tensor]:
+    names = {
+        "attention_norm": "input_layernorm",
+        "feedforward_norm": "post_attention_layernorm",
+        "attention.query": "self_attn.q_proj",
+        "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj",
+        "attention.out": "self_attn.o_proj",
+    }
+    if feedforward:
+        names |= {
+            "feedforward.gate": "mlp.gate_proj",
+            "feedforward.up": "mlp.up_proj",
+            "feedforward.down": "mlp.down_proj",
+        }
+    pairs = [(f"blocks.{index}.{a}", f"layers.{index}.{b}") for index in range(2) for a, b in names.items()]
+    return {f"{a}.weight": state[f"{b}.weight"] for a, b in [*pairs, ("final_norm", "norm")]}
+
+
+def test_llama_is_a_configuration_and_so_is_its_cache(build: Build) -> None:
+    theirs = noisy(LlamaModel(LlamaConfig(**LLAMA)))
+    ours = build(transformer.Config(**BLOCKS, kv_heads=2, activation="swiglu", qk_norm=False))
+    state = theirs.state_dict()
+    copy(ours, llama_names(state, feedforward=True))
+    ids, mask = tokens()
+    embedded = state["embed_tokens.weight"][ids]
+    with torch.no_grad():
+        expected = theirs(ids, attention_mask=mask.long()).last_hidden_state
+        y = ours(Features(embedded, mask), causal=True)
+        close(y.values[mask], expected[mask])
+        cache = ours.new_cache(3, 9, torch.device("cpu"), torch.float32)
+        for step in range(9):
+            one = Features(embedded[:, step : step + 1], torch.ones(3, 1, dtype=torch.bool))
+            close(ours(one, causal=True, cache=cache).values[0], expected[0, step : step + 1])
+
+
+def test_mixtral_is_a_configuration(build: Build) -> None:
+    theirs = noisy(MixtralModel(MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2, sliding_window=3)))
+    shape = {"kv_heads": 2, "activation": "swiglu", "qk_norm": False, "experts": 4, "window": 3}
+    ours = build(transformer.Config(**BLOCKS, **shape, rotary_base=theirs.config.rope_parameters["rope_theta"]))
+    state = theirs.state_dict()
+    weights = llama_names(state, feedforward=False)
+    for index in range(2):
+        a, b = f"blocks.{index}.feedforward", f"layers.{index}.mlp"
+        weights[f"{a}.router.weight"] = state[f"{b}.gate.weight"]
+        for expert in range(4):
+            gate, up = state[f"{b}.experts.gate_up_proj"][expert].chunk(2)
+            weights |= {f"{a}.experts.{expert}.gate.weight": gate, f"{a}.experts.{expert}.up.weight": up}
+            weights[f"{a}.experts.{expert}.down.weight"] = state[f"{b}.experts.down_proj"][expert]
+    copy(ours, weights)
+    ids, mask = tokens()
+    with torch.no_grad():
+        expected = theirs(ids, attention_mask=mask.long()).last_hidden_state
+        y = ours(Features(state["embed_tokens.weight"][ids], mask), causal=True)
+    close(y.values[mask], expected[mask])

@@ -1,0 +1,162 @@
+"""Comparisons are paired, corrected, and refuse runs that did not see the same rows."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from dougong.core.errors import DataError, FieldError
+from dougong.evaluation.comparison import compare_estimates, holm
+from dougong.metrics.classification import AUC, Accuracy
+from dougong.metrics.regression import RMSE
+
+
+def run(right: np.ndarray, size: int = 64, order: np.ndarray | None = None, ids: np.ndarray | None = None):
+    """Batches of a run that is right on these rows (N,) bool; the right class is always 1."""
+    order = np.arange(len(right)) if order is None else order
+    ids = np.arange(len(right)) if ids is None else ids
+    for start in range(0, len(right), size):
+        part = order[start : start + size]
+        yield (
+            ids[part],
+            {"probabilities": np.eye(2)[right[part].astype(int)]},
+            {"index": np.ones(len(part), dtype=np.int64)},
+        )
+
+
+def rights(rows: int, *accuracies: float, seed: int = 0) -> list[np.ndarray]:
+    """Runs whose rights and wrongs go together: rows are as hard for one as for the other."""
+    rng = np.random.default_rng(seed)
+    hardness = rng.random(rows)
+    return [(hardness + 0.1 * rng.normal(size=rows)) < accuracy for accuracy in accuracies]
+
+
+def test_a_clear_difference_is_named_with_its_interval():
+    a, b = rights(600, 0.75, 0.84)
+    comparison = compare_estimates({"a": run(a), "b": run(b)}, Accuracy())
+    (pair,) = comparison.pairs
+    assert pair.difference == pytest.approx(b.mean() - a.mean())
+    assert pair.low < pair.difference < pair.high
+    points = f"{100 * pair.difference:.1f}"
+    assert pair.verdict.startswith(f"b is better than a by {points} points of accuracy (95 % interval ")
+    assert "on 600 rows this is unlikely to be chance (p = 0.000" in pair.verdict
+
+
+def test_a_small_difference_cannot_be_told_apart():
+    a, b = rights(200, 0.80, 0.81)
+    (pair,) = compare_estimates({"a": run(a), "b": run(b)}, Accuracy()).pairs
+    assert pair.p > 0.05
+    assert pair.verdict.startswith("a and b cannot be told apart on 200 rows: a is ahead by 0.5 points of accuracy")
+    assert "may well be chance" in pair.verdict
+
+
+def test_the_same_predictions_are_the_same():
+    (a,) = rights(100, 0.8)
+    (pair,) = compare_estimates({"a": run(a), "b": run(a)}, Accuracy()).pairs
+    assert (pair.difference, pair.low, pair.high, pair.p) == (0, 0, 0, 1)
+    assert "they have the same accuracy" in pair.verdict
+
+
+def test_pairing_narrows_the_interval():
+    a, b = rights(600, 0.75, 0.80)
+    comparison = compare_estimates({"a": run(a), "b": run(b)}, Accuracy())
+    (pair,) = comparison.pairs
+    unpaired = math.hypot(*(each.high - each.low for each in comparison.estimates.values()))
+    assert pair.high - pair.low < 0.8 * unpaired
+
+
+def test_the_p_value_is_near_that_of_the_sign_test():
+    a, b = rights(400, 0.75, 0.79, seed=3)
+    (pair,) = compare_estimates({"a": run(a), "b": run(b)}, Accuracy()).pairs
+    exact = binomtest(int((b & ~a).sum()), int((a != b).sum())).pvalue  # McNemar's test, exact
+    assert pair.p == pytest.approx(exact, abs=0.05)
+
+
+def test_runs_without_a_difference_are_rarely_called_different():
+    false_alarms = 0
+    for seed in range(100):
+        a, b = rights(150, 0.8, 0.8, seed=seed)
+        (pair,) = compare_estimates({"a": run(a), "b": run(b)}, Accuracy(), replicates=400, seed=seed).pairs
+        false_alarms += pair.p < 0.05
+    assert false_alarms <= 11  # 5 expected
+
+
+def test_order_and_batch_sizes_do_not_matter():
+    a, b = rights(300, 0.7, 0.75)
+    order = np.random.default_rng(0).permutation(300)
+    one = compare_estimates({"a": run(a), "b": run(b)}, Accuracy(), replicates=500)
+    other = compare_estimates({"a": run(a, 7, order), "b": run(b, 300)}, Accuracy(), replicates=500)
+    assert one == other
+
+
+def test_lower_is_better_where_the_metric_says_so():
+    actual = np.random.default_rng(0).normal(size=300)
+    errors = np.random.default_rng(1).normal(size=300)
+
+    def predict(scale):
+        yield np.arange(300), {"value": actual + scale * errors}, {"value": actual}
+
+    (pair,) = compare_estimates({"coarse": predict(1.0), "fine": predict(0.5)}, RMSE()).pairs
+    assert pair.difference < 0
+    assert pair.verdict.startswith("fine is better than coarse by 0.")
+    assert "in rmse" in pair.verdict
+
+
+def test_many_pairs_are_corrected():
+    runs = rights(500, 0.70, 0.75, 0.80)
+    comparison = compare_estimates({name: run(right) for name, right in zip("abc", runs, strict=True)}, Accuracy())
+    assert len(comparison.pairs) == 3
+    assert all(pair.p_corrected >= pair.p for pair in comparison.pairs)
+    assert all("corrected for 3 comparisons" in pair.verdict for pair in comparison.pairs)
+
+
+def test_holm_multiplies_by_the_number_of_hypotheses_left():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    corrected = holm([0.02, math.nan])
+    assert corrected[0] == 0.02
+    assert math.isnan(corrected[1])
+
+
+def test_runs_on_other_rows_are_refused_with_the_number_shared():
+    a, b = rights(100, 0.8, 0.8)
+    shifted = np.arange(100) + 40
+    with pytest.raises(DataError, match=r"'a' \(100 rows\) and 'b' \(100 rows\) share 60 rows: expected the same rows"):
+        compare_estimates({"a": run(a), "b": run(b, ids=shifted)}, Accuracy(), replicates=10)
+
+
+def test_rows_that_stand_twice_and_no_rows_are_refused():
+    (a,) = rights(10, 0.8)
+    with pytest.raises(DataError, match="run 'b': 9 of 10 row ids stand twice"):
+        compare_estimates({"a": run(a), "b": run(a, ids=np.zeros(10, dtype=np.int64))}, Accuracy(), replicates=10)
+    with pytest.raises(DataError, match="run 'b': no rows"):
+        compare_estimates({"a": run(a), "b": iter(())}, Accuracy(), replicates=10)
+
+
+def test_one_run_alone_is_refused():
+    with pytest.raises(FieldError, match="at least two runs"):
+        compare_estimates({"a": iter(())}, Accuracy())
+
+
+def test_a_metric_that_says_nothing_gives_no_verdict():
+    a, b = rights(50, 0.8, 0.7)
+    comparison = compare_estimates({"a": run(a), "b": run(b)}, AUC(2), replicates=50)
+    assert "cannot be compared: auc is not defined" in comparison.pairs[0].verdict
+    assert comparison.to_json()["pairs"][0]["p"] is None
+
+
+def test_text_and_json_say_the_same():
+    a, b = rights(300, 0.7, 0.9)
+    comparison = compare_estimates({"a": run(a), "b": run(b)}, Accuracy(), replicates=500)
+    plain = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert plain["runs"]["b"]["value"] == comparison.estimates["b"].value
+    assert plain["pairs"][0]["verdict"] == comparison.pairs[0].verdict
+    lines = comparison.text().splitlines()
+    assert lines[0] == "accuracy (higher is better)"
+    assert lines[1].startswith("  b  0.")
+    assert lines[2].startswith("  a  0.")
+    assert lines[3] == comparison.pairs[0].verdict

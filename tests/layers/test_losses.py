@@ -1,0 +1,142 @@
+"""Losses: sums that agree with torch, and a cross-entropy over large vocabularies that is exact in chunks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dougong.core.config import read
+from dougong.layers import losses
+from dougong.layers.losses import Loss
+
+
+def case(
+    count: int = 7, width: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(count, width, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, width, generator=generator, dtype=dtype, requires_grad=True)
+    bias = torch.randn(vocabulary, generator=generator, dtype=dtype, requires_grad=True)
+    targets = torch.randint(vocabulary, (count,), generator=generator)
+    targets[2] = losses.IGNORE
+    return hidden, weight, bias, targets
+
+
+def reference(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float) -> Tensor:
+    logits = functional.linear(hidden, weight, bias)
+    return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100, None])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_chunked_cross_entropy_gives_torchs_loss_and_gradients(chunk: int | None, smoothing: float) -> None:
+    hidden, weight, bias, targets = case()
+    ours = losses.linear_cross_entropy_sum(hidden, weight, bias, targets, smoothing, chunk=chunk)
+    theirs = reference(hidden, weight, bias, targets, smoothing)
+    torch.testing.assert_close(ours, theirs)
+    variables = (hidden, weight, bias)
+    for ours_grad, theirs_grad in zip(
+        torch.autograd.grad(ours * 0.3, variables), torch.autograd.grad(theirs * 0.3, variables), strict=True
+    ):
+        torch.testing.assert_close(ours_grad, theirs_grad)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_chunked_cross_entropy_passes_gradcheck(smoothing: float) -> None:
+    hidden, weight, bias, targets = case(count=4, width=3, vocabulary=5)
+
+    def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return losses.linear_cross_entropy_sum(hidden, weight, bias, targets, smoothing, chunk=3)
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
+
+
+def test_chunked_cross_entropy_gives_gradients_only_where_they_are_wanted() -> None:
+    hidden, weight, _, targets = case()
+    loss = losses.linear_cross_entropy_sum(hidden.detach(), weight, None, targets, chunk=3)
+    [grad] = torch.autograd.grad(loss, [weight])
+    torch.testing.assert_close(grad, torch.autograd.grad(reference(hidden, weight, None, targets, 0.0), [weight])[0])
+    with torch.no_grad():
+        assert not losses.linear_cross_entropy_sum(hidden, weight, None, targets).requires_grad
+
+
+def test_chunked_cross_entropy_of_no_targets_is_zero() -> None:
+    hidden, weight, _, targets = case()
+    loss = losses.linear_cross_entropy_sum(hidden[:0], weight, None, targets[:0])
+    loss.backward()
+    assert loss.item() == 0
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_chunked_cross_entropy_never_holds_all_logits() -> None:
+    hidden, weight, _, targets = case(count=64, vocabulary=50, dtype=torch.float32)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        losses.linear_cross_entropy_sum(hidden, weight, None, targets, chunk=4).backward()
+    assert largest < 64 * 50 / 4
+
+
+def test_chunked_cross_entropy_under_autocast_multiplies_in_bf16_and_sums_in_float32() -> None:
+    hidden, weight, bias, targets = case(count=300, width=32, vocabulary=64, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = losses.linear_cross_entropy_sum(hidden, weight, bias, targets, chunk=64)
+    assert loss.dtype == torch.float32
+    grads = torch.autograd.grad(loss, (hidden, weight, bias))
+    expected = torch.autograd.grad(reference(hidden, weight, bias, targets, 0.0), (hidden, weight, bias))
+    for ours, theirs in zip(grads, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+def test_cross_entropy_sum_ignores_smooths_and_weighs_as_torch_does() -> None:
+    logits, targets = torch.randn(6, 4), torch.tensor([0, 1, -1, 3, 2, -1])
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    ours = losses.cross_entropy_sum(logits, targets, ignore=-1, label_smoothing=0.1, weights=weights)
+    theirs = functional.cross_entropy(logits, targets, weights, ignore_index=-1, label_smoothing=0.1, reduction="sum")
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_other_sums_agree_with_torch() -> None:
+    predicted, targets = torch.randn(5, 3), torch.randn(5, 3) * 3
+    yes = targets > 0
+    torch.testing.assert_close(losses.mse_sum(predicted, targets), ((predicted - targets) ** 2).sum())
+    torch.testing.assert_close(losses.mae_sum(predicted, targets), (predicted - targets).abs().sum())
+    huber = functional.huber_loss(predicted, targets, reduction="sum", delta=0.7)
+    torch.testing.assert_close(losses.huber_sum(predicted, targets, delta=0.7), huber)
+    binary = functional.binary_cross_entropy(predicted.sigmoid(), yes.float(), reduction="sum")
+    torch.testing.assert_close(losses.binary_cross_entropy_sum(predicted, yes), binary)
+
+
+def test_every_loss_is_float32_for_bf16_values() -> None:
+    values, targets = torch.randn(4, 3).bfloat16(), torch.randn(4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [
+            losses.cross_entropy_sum(values, torch.tensor([0, 1, 2, 0])),
+            losses.binary_cross_entropy_sum(values, targets > 0),
+            losses.mse_sum(values, targets),
+            losses.mae_sum(values, targets),
+            losses.huber_sum(values, targets),
+        ]
+    assert {loss.dtype for loss in found} == {torch.float32}
+
+
+def test_a_setting_that_the_kind_would_not_use_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train.loss.label_smoothing = 0.1: expected none beside kind: mse"):
+        Loss(kind="mse", label_smoothing=0.1)
+    with pytest.raises(
+        ValueError, match=r"train.loss.delta = 2.0: expected none beside kind: auto. Fix: use kind: huber"
+    ):
+        Loss(delta=2.0)
+    assert read(Loss, {"kind": "huber", "delta": 2.0}) == (Loss(kind="huber", delta=2.0), [])

@@ -1,0 +1,180 @@
+"""Fetching packages: a wrong sha256 is refused, and no archive writes outside of its folder. No network."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "data"
+
+
+def load(name: str) -> ModuleType:
+    """A script of recipes/data, which is no package: its scripts import each other by their file names."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+fetch = load("fetch")
+tables = load("tables")
+
+
+def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, data in members:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_unpack_writes_only_the_files_that_fit_the_pattern(tmp_path: Path) -> None:
+    archive = tar_of(
+        tmp_path / "a", (member("./p/x.csv"), b"1"), (member("p/y.txt"), b"2"), (member("p/sub/z.csv"), b"3")
+    )
+    fetch.unpack(archive, tmp_path / "out", keep="*.csv")
+    assert files(tmp_path / "out") == ["p/sub/z.csv", "p/x.csv"]
+    assert (tmp_path / "out/p/x.csv").read_bytes() == b"1"
+
+
+def test_unpack_reads_zip_files_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a", "w") as zipped:
+        zipped.writestr("p/x.csv", "1")
+        zipped.mkdir("p/empty")
+    fetch.unpack(tmp_path / "a", tmp_path / "out")
+    assert files(tmp_path / "out") == ["p/x.csv"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "p/../../evil", "/tmp/evil", "..\\evil", "", "p/.."])
+def test_a_name_that_leads_outside_is_refused_and_nothing_stays(tmp_path: Path, name: str) -> None:
+    archive = tar_of(tmp_path / "a", (member("good"), b"1"), (member(name), b"2"))
+    with pytest.raises(fetch.FetchError, match=r"leads outside of the folder"):
+        fetch.unpack(archive, tmp_path / "deep" / "out")
+    assert files(tmp_path) == ["a"]
+
+
+def test_a_zip_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a", "w") as zipped:
+        zipped.writestr("../evil", "1")
+    with pytest.raises(fetch.FetchError, match=r"'\.\./evil' leads outside"):
+        fetch.unpack(tmp_path / "a", tmp_path / "deep" / "out")
+    assert files(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    archive = tar_of(tmp_path / "a", (member("good"), b"1"), (member("link", kind, "good"), b""))
+    with pytest.raises(fetch.FetchError, match="'link' is a link or a device"):
+        fetch.unpack(archive, tmp_path / "out")
+    assert files(tmp_path) == ["a"]
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    entry = zipfile.ZipInfo("link")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a", "w") as zipped:
+        zipped.writestr(entry, "/etc/passwd")
+    with pytest.raises(fetch.FetchError, match="'link' is a link or a device"):
+        fetch.unpack(tmp_path / "a", tmp_path / "out")
+
+
+def test_a_name_that_stands_in_it_twice_is_refused(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "a", (member("x"), b"1"), (member("x"), b"2"))
+    with pytest.raises(fetch.FetchError, match="'x' stands in it twice"):
+        fetch.unpack(archive, tmp_path / "out")
+
+
+def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "a", (member("zeros"), bytes(8 << 20)))
+    with pytest.raises(fetch.FetchError, match=r"more than 100,000 files or 1,\d{3},\d{3} bytes"):
+        fetch.unpack(archive, tmp_path / "out")
+    assert files(tmp_path) == ["a"]
+
+
+def test_a_pattern_that_fits_nothing_is_an_error(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "a", (member("x.csv"), b"1"))
+    with pytest.raises(fetch.FetchError, match=r"no file in it fits '\*\.json'"):
+        fetch.unpack(archive, tmp_path / "out", keep="*.json")
+
+
+def fake_client(folder: Path, data: bytes) -> list[str]:
+    """A command that leaves one file where it is run, as `npm pack` does, and counts its runs."""
+    (folder / "data").write_bytes(data)
+    script = (
+        f"import shutil; open({str(folder / 'runs')!r}, 'a').write('.'); shutil.copy({str(folder / 'data')!r}, 'p.tgz')"
+    )
+    return [sys.executable, "-c", script]
+
+
+def test_a_package_is_fetched_once_and_checked_always(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "DOWNLOADS", tmp_path / "downloads")
+    archive = tar_of(tmp_path / "a", (member("x.csv"), b"1"))
+    command, sha256 = fake_client(tmp_path, archive.read_bytes()), fetch.sha256_of(archive)
+    first = fetch._cached("npm-x-1", command, sha256, "*.csv")
+    assert files(first) == ["x.csv"]
+    assert fetch._cached("npm-x-1", command, sha256, "*.csv") == first
+    assert (tmp_path / "runs").read_text() == "."
+    (tmp_path / "downloads/archives/npm-x-1").write_bytes(b"changed")
+    with pytest.raises(fetch.FetchError, match=f"npm-x-1: sha256 [0-9a-f]{{64}}, expected {sha256}"):
+        fetch._cached("npm-x-1", command, sha256, "*.csv")
+
+
+def test_a_wrong_sha256_is_refused_before_anything_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "DOWNLOADS", tmp_path / "downloads")
+    archive = tar_of(tmp_path / "a", (member("x.csv"), b"1"))
+    with pytest.raises(fetch.FetchError, match="expected 0000"):
+        fetch._cached("npm-x-1", fake_client(tmp_path, archive.read_bytes()), "0" * 64, "*")
+    assert files(tmp_path / "downloads") == ["archives/npm-x-1"]
+
+
+def test_a_client_that_fails_or_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "DOWNLOADS", tmp_path)
+    with pytest.raises(fetch.FetchError, match=r"ended with 3 and 0 files: no such package"):
+        fetch._cached("x", [sys.executable, "-c", "import sys; print('no such package'); sys.exit(3)"], "0", "*")
+    with pytest.raises(fetch.FetchError, match="no-such-client is not installed"):
+        fetch._cached("x", ["no-such-client"], "0", "*")
+
+
+def test_equal_rows_fall_on_the_same_side_and_a_fifth_is_for_testing() -> None:
+    sides = [tables.in_test(f"row {number}") for number in range(5_000)]
+    assert sides == [tables.in_test(f"row {number}") for number in range(5_000)]
+    assert sum(sides) == pytest.approx(1_000, abs=100)
+
+
+def test_split_csv_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PREPARED", tmp_path)
+    rows = [(f"text, {number}", "yes") for number in range(50)]
+    tables.split_csv("t", ("text", "label"), rows, key=lambda row: row[0])
+    whole, train, test = ((tmp_path / f"t{part}.csv").read_text().splitlines() for part in ("", "-train", "-test"))
+    assert whole[0] == train[0] == test[0] == "text,label"
+    assert sorted(whole[1:]) == sorted(train[1:] + test[1:])
+    assert files(tmp_path) == ["t-test.csv", "t-train.csv", "t.csv"]
+
+
+def test_png_files_hold_the_picture() -> None:
+    np = pytest.importorskip("numpy")
+    image_module = pytest.importorskip("PIL.Image")
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    decoded = image_module.open(io.BytesIO(load("fashion_mnist").png(image)))
+    assert decoded.mode == "L"
+    assert np.array_equal(np.asarray(decoded), image)
