@@ -6,13 +6,18 @@ Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
+
+from dougong.core.errors import MachineError, Note
 
 STOPPED_HINT = "stopped; every step is saved. The same command goes on."
 
@@ -23,12 +28,31 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:  # click tells it in words, and ends with 2
+            if ctx.meta["json"]:
+                click.echo(json.dumps({"error": error.format_message(), "exit_code": 2}, ensure_ascii=False))
+            raise
+
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dougong")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Say what goes in and what comes out; dougong trains, measures and runs the model."""
+    kept = signal.signal(signal.SIGTERM, leave)
+    click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGTERM, kept))
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End as a signal asks, in order: what is open is closed, child processes are ended, nothing half-written stays."""
+    sys.exit(128 + number)
 
 
 def say(text: str) -> None:
@@ -42,15 +66,24 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(as_json: bool, **options: Any) -> None:
         debug = bool(click.get_current_context().parent and click.get_current_context().parent.params["debug"])  # type: ignore[union-attr]
         try:
-            result, text = function(**options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", Note)
+                warnings.showwarning = note
+                result, text = function(**options)
+                if as_json:
+                    from dougong.lifecycle import plain
+
+                    text = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
+        except KeyboardInterrupt:
+            leave(signal.SIGINT, None)
+        except SystemExit as stopped:  # by a signal, after saving
+            if as_json:
+                click.echo(json.dumps({"error": STOPPED_HINT, "exit_code": stopped.code}))
+            raise
         except Exception as error:  # ours say what to do; any other is a fault of dougong, and is told as one
             fail(error, as_json, debug)
         else:
-            if as_json:
-                from dougong.lifecycle import plain
-
-                click.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
-            elif text:
+            if text:
                 click.echo(text)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
@@ -61,19 +94,35 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     return main.command(name=function.__name__.rstrip("_"))(wrapped)
 
 
+def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    say(f"note: {message}")
+
+
 def fail(error: Exception, as_json: bool, debug: bool) -> None:
     """Print an error and leave with its exit code."""
     if debug:
         traceback.print_exc()
-    code = getattr(error, "exit_code", None)
-    if code is None:  # not one of ours: a fault of dougong itself must not look like the user's
-        if not debug:
-            say("This is a fault of dougong itself; --debug shows where.")
-        code = 1
+    code, text = told(error)
     if as_json:
-        click.echo(json.dumps({"error": str(error), "exit_code": code}, ensure_ascii=False))
-    say(f"error: {error}")
+        click.echo(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))
+    say(f"error: {text}")
     sys.exit(code)
+
+
+def told(error: Exception) -> tuple[int, str]:
+    """The exit code and the message of an error."""
+    if hasattr(error, "exit_code"):
+        return error.exit_code, str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            MachineError.exit_code,
+            f"out of memory ({error}). Fix: lower train.batch_size, or set train.micro_batch.",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return MachineError.exit_code, f"{place}{error.strerror.lower()}. Fix: use another place, or make room there."
+    said = f"{type(error).__name__}: {error}"  # not one of ours: a fault of dougong must not look like the user's
+    return 1, f"{said}. This is a fault of dougong itself. Fix: report it with what dougong --debug VERB … shows."
 
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
@@ -97,6 +146,13 @@ def new(data: Path, predict: tuple[str, ...], output: Path | None) -> tuple[Any,
     return {"recipe": str(path)}, f"{path}\n\n{path.read_text(encoding='utf-8')}\nNext: dougong check {path}"
 
 
+def read_first(recipe: Path, overrides: tuple[str, ...]) -> None:
+    """Tell the mistakes of a recipe at once: what else a verb needs takes seconds to import."""
+    from dougong import recipe as recipes
+
+    recipes.load(recipe, overrides)
+
+
 @verb
 @recipe_argument
 @overrides_option
@@ -104,6 +160,7 @@ def check(recipe: Path, overrides: tuple[str, ...]) -> tuple[Any, str]:
     """Find every mistake in a recipe and its data."""
     import dougong
 
+    read_first(recipe, overrides)
     report = dougong.check(recipe, overrides=overrides)
     return report, f"{report.text()}\nThe recipe is in order. Next: dougong train {recipe}"
 
@@ -115,6 +172,7 @@ def prepare(recipe: Path, overrides: tuple[str, ...]) -> tuple[Any, str]:
     """Clean, split and encode the data (train does this by itself)."""
     import dougong
 
+    read_first(recipe, overrides)
     prepared = dougong.prepare(recipe, overrides=overrides, say=say)
     return prepared, str(prepared.folder)
 
@@ -128,6 +186,8 @@ def prepare(recipe: Path, overrides: tuple[str, ...]) -> tuple[Any, str]:
 def train(recipe: Path, overrides: tuple[str, ...], fresh: bool, accept_changes: bool, quiet: bool) -> tuple[Any, str]:
     """Train; go on with an interrupted run; evaluate and write the report."""
     import dougong
+
+    read_first(recipe, overrides)
     from dougong.lifecycle import Stopped
 
     try:
@@ -153,7 +213,8 @@ def results(run: Any) -> str:
     lines = []
     for split, metrics in run.metrics().items():
         lines += [
-            f"{split}  {name:26} {number(found['value'])}   95 % interval {number(found['low'])} to {number(found['high'])}"
+            f"{split}  {name:26} {number(found['value'])}   "
+            f"95 % interval {number(found['low'])} to {number(found['high'])}"
             for name, found in metrics.items()
         ]
     return "\n".join(lines)
@@ -207,14 +268,18 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
 
     if (data is None) == (not values):
         raise bad_field("data", data, "a data file, or one row with --value", "give one of the two")
-    rows: Any = data if data is not None else [dict(item.partition("=")[::2] for item in values)]
-    answers = dougong.predict(run, rows, output=output)
+    if wrong := next((item for item in values if "=" not in item), None):
+        raise bad_field("--value", wrong, "COLUMN=VALUE", f"write --value COLUMN={wrong}")
+    rows: Any = data if data is not None else [dict(item.split("=", 1) for item in values)]
+    answers = dougong.predict(run, rows, output=output, say=say)
+    errors = sum(isinstance(answer.get("error"), str) for answer in answers)
     text = (
-        f"{len(answers):,} answers in {output}"
+        f"{len(answers) - errors:,} answers in {output}"
         if output
         else "\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers)
     )
-    return {"rows": len(answers)} if output else {"predictions": answers}, text
+    found: Any = {"output": str(output)} if output else {"predictions": answers}
+    return {"rows": len(answers), "errors": errors, **found}, text
 
 
 @verb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core import doctoring
 from dougong.core.artefacts import write_file
-from dougong.core.errors import ArtefactError, bad_field
+from dougong.core.errors import ArtefactError, DataError, bad_field
 from dougong.core.locks import lock
 from dougong.data import prepare as preparation
 from dougong.data import sources
@@ -21,6 +22,7 @@ from dougong.data.report import DataReport
 from dougong.evaluation import comparison, measure, summary
 from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
+from dougong.inference import generate as generation
 from dougong.run import Run
 from dougong.training.fit import fit
 from dougong.training.loop import task_loss
@@ -31,7 +33,7 @@ Say = Callable[[str], None]
 
 
 class Stopped(SystemExit):
-    """A signal ended the training; all steps are saved, and training the same recipe again goes on. The code is 128 + signal."""
+    """A signal ended the training; all steps are saved, and training the recipe again goes on. Code: 128 + signal."""
 
     def __init__(self, stop: Stop, step: int):
         self.step = step
@@ -83,19 +85,21 @@ def train(
     with lock(runs.RUNS / f".{loaded.name}.lock"):
         if fresh:
             runs.set_aside(folder)
-        if finished := runs.going_on(folder, loaded, accept_changes):
+        finished = runs.going_on(folder, loaded, accept_changes)
+        if finished:
             say(f"{folder} is finished; training it again gives the same. Say --fresh to start anew.")
-            return finished
-        run = _train(loaded, folder, quiet, say)
-    evaluate(run)
-    report(run)
+        run = finished or _train(loaded, folder, quiet, say)
+        if run.held_out not in run.evaluated_splits():  # also where an earlier process ended before it came to this
+            evaluate(run)
+        if not (folder / "report.html").is_file():
+            report(run)
     return run
 
 
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     prepared = runs.prepared_data(recipe, say=say)
     inputs, outputs = runs.fitted(recipe, prepared)
-    runs.begin(folder, recipe, inputs, outputs)
+    runs.begin(folder, recipe, prepared, inputs, outputs)
     model = runs.build(recipe, inputs, outputs)
     say(summary.headline(recipe, model, prepared))
     weights = {field.name: field.config.weight for field in outputs}
@@ -119,7 +123,7 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
 
 
 def evaluate(run: Run | str | Path, *, split: str | None = None) -> Measured:
-    """Every metric of the run on a split (test where there is one, else validation), with 95 % intervals; kept in the run."""
+    """Every metric of the run on a split (test where there is one, else validation), with 95 % intervals; kept."""
     run = runs.open_run(run)
     split = split or run.held_out
     rows = run.prepared.split(split)
@@ -144,31 +148,57 @@ def compare(
 
 
 def predict(
-    run: Run | str | Path, data: str | Path | Sequence[Any], *, output: str | Path | None = None
+    run: Run | str | Path, data: str | Path | Sequence[Any], *, output: str | Path | None = None, say: Say = _silent
 ) -> list[dict[str, Any]]:
-    """The run's answers for rows (a list, or a data file); with `output` they are written there, one JSON object a line."""
+    """The run's answers for rows (a list, or a data file); with `output` they are written there, one JSON line each.
+
+    A row of a list that cannot be read is an error; in a file it is answered by {"error": why}, and the others stand.
+    """
     run = runs.open_run(run)
-    rows = (
-        list(data)
-        if not isinstance(data, str | Path)
-        else [_values(row) for file in sources.find_files(str(data), Path.cwd()) for row in sources.read_rows(file)]
-    )
-    answers = run.predict(rows)
+    answers = _of_files(run, str(data), say) if isinstance(data, str | Path) else run.predict(list(data))
     if output:
-        write_file(
-            Path(output), b"".join((json.dumps(answer, ensure_ascii=False) + "\n").encode() for answer in answers)
-        )
+        lines = (json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
+        write_file(Path(output), (line.encode() for line in lines))
     return answers
 
 
-def _values(row: sources.Row | sources.BadRow) -> dict[str, object]:
+def _of_files(run: Run, data: str, say: Say) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = []
+    unit = run.recipe.data.text_rows
+    rows = ((file, row) for file in sources.find_files(data, Path.cwd()) for row in sources.read_rows(file, unit=unit))
+    while chunk := list(islice(rows, runs.PREDICT_ROWS)):
+        read = [_readable(run, file, row) for file, row in chunk]
+        found = iter(run.predict([values for values, _ in read if values is not None]))
+        answers += [{"error": why} if values is None else next(found) for values, why in read]
+    bad = [str(answer["error"]) for answer in answers if isinstance(answer.get("error"), str)]  # no output is a text
+    if bad and len(bad) == len(answers):
+        raise DataError(f"{data}: none of its {len(bad):,} rows can be answered. The first: {bad[0]}")
+    if bad:
+        say(f"{len(bad):,} of {len(answers):,} rows could not be read and have no answer. The first: {bad[0]}")
+    return answers
+
+
+def _readable(run: Run, file: Path, row: sources.Row | sources.BadRow) -> tuple[dict[str, Any] | None, str]:
+    """The values of a row that the run can read, or why it cannot."""
     if isinstance(row, sources.BadRow):
-        raise ArtefactError(f"{row.file}: row {row.number}: {row.reason}. Fix: correct the row, or remove it.")
-    return row.values
+        return None, f"{file}: row {row.number}: {row.reason}. Fix: correct the row."
+    values = dict(row.values)
+    for field in run.inputs:  # the path of an image starts at the data file
+        if field.codec.PATHS and isinstance(path := values.get(field.column), str) and path:
+            values[field.column] = str(file.parent / path)
+    try:
+        run.read(values, row.number)
+    except DataError as error:
+        return None, str(error).replace(f"rows[{row.number}]", f"{file}: row {row.number}", 1)
+    return values, ""
 
 
 def generate(run: Run | str | Path, prompts: str | Sequence[str] = ("",), **options: Any) -> list[str]:
-    """Text that the run writes after each prompt. Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed."""
+    """Text that the run writes after each prompt.
+
+    Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed.
+    """
+    generation.options(options)
     return runs.open_run(run).generate([prompts] if isinstance(prompts, str) else list(prompts), **options)
 
 
@@ -181,7 +211,7 @@ def report(run: Run | str | Path) -> Path:
 
 
 def verify(run: Run | str | Path) -> runs.Verified:
-    """Check every file of a run against the hashes that were written with it. Raises ArtefactError if one is damaged."""
+    """Check every file of a run against the hashes written with it. Raises ArtefactError if one is damaged."""
     folder = runs.folder_of(run)
     verified = runs.verify(folder)
     if verified.damaged:
@@ -206,6 +236,8 @@ def load(run: str | Path) -> Run:
 
 def plain(value: Any) -> Any:
     """The JSON form of what a verb returned."""
+    if isinstance(value, DataReport):
+        return value.summary()
     if hasattr(value, "to_json"):
         return value.to_json()
     if isinstance(value, Run):

@@ -10,6 +10,7 @@ An output that is written step by step (text) is also an input, one step behind:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ class Model(nn.Module):
     def join(self, arrived: list[Features]) -> Features:
         """Several inputs side by side along T, each marked with its role."""
         if len(arrived) == 1:
-            return arrived[0]
+            return replace(arrived[0], values=_at_precision(arrived[0].values))
         values = [self.roles(index, features.values) for index, features in enumerate(arrived)]
-        return Features(torch.cat(values, dim=1), torch.cat([features.mask for features in arrived], dim=1))
+        joined = _at_precision(torch.cat(values, dim=1))
+        return Features(joined, torch.cat([features.mask for features in arrived], dim=1))
 
     def counts(self, batch: Batch) -> Losses:
         """How many targets each output has in this batch (what its loss is divided by)."""
@@ -173,6 +175,12 @@ class Roles(nn.Module):
 
     def forward(self, index: int, values: Tensor) -> Tensor:
         return values + self.marks[index].to(values.dtype)
+
+
+def _at_precision(values: Tensor) -> Tensor:
+    """In the precision that matrix products run in: a residual stream in float32 would be cast at every layer, twice."""
+    device = values.device.type
+    return values.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else values
 
 
 def build(

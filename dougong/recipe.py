@@ -1,6 +1,6 @@
 """The recipe: from YAML or a dict, with line numbers, to typed configs. There is no second schema.
 
-Every Config stands in the file that it configures; this file composes them, and collects all mistakes before it complains.
+Every Config stands in the file that it configures; this file composes them, and collects all mistakes first.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dougong import backbones, fields
-from dougong.core.config import Marks, adapter, dump, parse_yaml, read, read_yaml
-from dougong.core.errors import FieldError, Problem, RecipeError, nearest
+from dougong.core.config import Marks, adapter, dump, dump_yaml, parse_yaml, read, read_text
+from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, RecipeError, nearest
 from dougong.data import prepare
 from dougong.training import loop
 
@@ -25,6 +23,7 @@ SHORT = {
     "train": ("optimizer", "schedule", "loss"),
     "field": ("tokenizer", "encoder", "loss"),
 }  # `adamw` = `{kind: adamw}`
+RESERVED = ("row", "mix", "auxiliary")  # what a batch holds and a loss counts beside the fields
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,14 @@ class Recipe:
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, or a mapping; `overrides` are `key.path=value`. Raises RecipeError with every mistake there is."""
+    """Read a recipe file, or a mapping; `overrides` are `key.path=value`. Raises RecipeError with all mistakes."""
     if isinstance(source, Mapping):
-        text = yaml.safe_dump(dict(source), allow_unicode=True, sort_keys=False)
-        plain, marks = parse_yaml(text, "recipe")
-        file, base = "recipe", Path.cwd()
+        file, base, text = "recipe", Path.cwd(), dump_yaml(source)
     else:
         path = Path(source)
-        plain, marks = read_yaml(path)
-        file, base, text = str(path), path.resolve().parent, path.read_text(encoding="utf-8-sig")
-    return Reader(file, base, marks).recipe(override(plain, overrides, file), text)
+        file, base, text = str(path), path.resolve().parent, read_text(path)
+    plain, marks = parse_yaml(text, file)
+    return Reader(file, base, marks).recipe(override(plain, overrides, file, marks), text)
 
 
 def from_resolved(resolved: dict[str, Any], text: str, file: str) -> Recipe:
@@ -75,20 +72,25 @@ def from_resolved(resolved: dict[str, Any], text: str, file: str) -> Recipe:
     return Reader(file, Path("/"), Marks()).recipe(resolved, text)
 
 
-def override(plain: dict[str, Any], overrides: Sequence[str], file: str) -> dict[str, Any]:
+def override(plain: dict[str, Any], overrides: Sequence[str], file: str, marks: Marks) -> dict[str, Any]:
     """Apply `train.steps=100` and the like; the values are read as YAML."""
     problems = []
     for item in overrides:
         key, equals, value = item.partition("=")
-        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        if not equals or not re.fullmatch(r"[\w -]+(\.[\w -]+)*", key):
             problems.append(Problem("-s", item, "key.path=value", "write -s train.steps=100"))
             continue
         parsed, _ = parse_yaml(f"value: {value}", f"-s {item}")
+        if parsed.keys() != {"value"}:
+            problems.append(Problem("-s", item, "one value", "give each key a -s of its own"))
+            continue
         node: Any = plain
         *parents, last = key.split(".")
         for place, parent in enumerate(parents):
-            child = node.setdefault(parent, {})
-            if isinstance(child, str):  # `review: text` is short for {type: text}, `optimizer: muon` for {kind: muon}
+            child = node.get(parent)
+            if child is None:
+                child = node[parent] = {}
+            elif isinstance(child, str):  # `review: text` is short for {type: text}, `optimizer: muon` for {kind: muon}
                 child = node[parent] = {"type" if place == 1 and parents[0] in ("inputs", "outputs") else "kind": child}
             node = child
             if not isinstance(node, dict):
@@ -101,6 +103,7 @@ def override(plain: dict[str, Any], overrides: Sequence[str], file: str) -> dict
                 for name in loop.BUDGETS:
                     node.pop(name, None)
             node[last] = parsed["value"]
+            marks[tuple(key.split("."))] = 0  # no line of the file says it
     if problems:
         raise RecipeError(file, problems)
     return plain
@@ -116,33 +119,32 @@ class Reader:
     def recipe(self, plain: dict[str, Any], text: str) -> Recipe:
         for key, value in plain.items():
             if key not in SECTIONS:
-                near = nearest(key, SECTIONS)
-                self.wrong(
-                    key, value, "no such key", f"write {near!r}" if near else f"the keys here are {', '.join(SECTIONS)}"
-                )
+                self.wrong(key, value, NO_SUCH_KEY, instead_of(key))
         name, seed = self.name(plain), self.seed(plain)
         data = self.section(prepare.Config, plain, "data", required=True)
         inputs, encoders = self.fields(plain, "inputs", "Encoder")
         outputs, _ = self.fields(plain, "outputs", "Head")
         model = self.model(plain, inputs, outputs)
         train = self.train(plain)
-        self.across(inputs, outputs, model, plain)
+        self.across(inputs, outputs, encoders, model, train, plain)
+        self.files(data)
         if self.problems:
             placed = [dataclasses.replace(problem, line=self.marks.line(problem.key)) for problem in self.problems]
             raise RecipeError(self.file, sorted(placed, key=lambda problem: problem.line or 0))
         data = prepare.rooted(data, self.base)
+        inputs, outputs = rooted(inputs, self.base), rooted(outputs, self.base)
         return Recipe(name, seed, data, inputs, outputs, encoders, model, train, text)
 
     def wrong(self, key: str, value: object, expected: str, fix: str) -> None:
         self.problems.append(Problem(key, value, expected, fix))
 
     def name(self, plain: dict[str, Any]) -> str:
-        name = plain.get("name")
+        name = plain.get("name", MISSING)
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
             self.wrong(
                 "name",
                 name,
-                "a name of letters, digits, '.', '_', '-'; it becomes the folder runs/NAME",
+                "at most 64 letters, digits, '.', '_', '-', the first no '.' or '-': it becomes the folder runs/NAME",
                 "write name: my-model",
             )
             return "unnamed"
@@ -151,45 +153,49 @@ class Reader:
     def seed(self, plain: dict[str, Any]) -> int:
         seed = plain.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
-            self.wrong("seed", seed, "a whole number from 0", "write seed: 0")
+            self.wrong("seed", seed, "a whole number from 0, below 2^63", "write seed: 0")
             return 0
         return seed
 
     def section(self, cls: Any, plain: dict[str, Any], key: str, required: bool = False) -> Any:
         if key not in plain and required:
-            self.wrong(key, None, "a mapping: it is required", f"add {key}:")
+            self.wrong(key, MISSING, "a mapping with train: FILE", f"add {key}: {{train: FILE}}")
             return None
-        value, problems = read(cls, plain.get(key) or {}, key)
+        given = plain.get(key)
+        value, problems = read(cls, {} if given is None else given, key)
         self.problems += problems
         return value
 
     def fields(self, plain: dict[str, Any], side: str, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        given = plain.get(side) or {}
+        given = plain.get(side)
+        given = {} if given is None else given
         if not isinstance(given, dict):
             self.wrong(side, given, "a mapping of names to types", f"write {side}: {{name: type}}")
             return {}, {}
         configs: dict[str, Any] = {}
         encoders: dict[str, Any] = {}
-        for name, value in given.items():
+        # By name: JSON keeps no order, and a model's parts must come back in the order in which they learnt.
+        for name, value in sorted(given.items()):
             key = f"{side}.{name}"
-            if not re.fullmatch(r"[^\W\d][\w -]{0,63}", name):
-                self.wrong(
-                    key,
-                    name,
-                    "a name of letters, digits, '_', '-' and spaces",
-                    "rename it, and set column: to the column's name",
-                )
+            if not re.fullmatch(r"[^\W\d][\w -]{0,63}", name) or name in RESERVED:
+                expected = f"a letter, then letters, digits, '_', '-' and spaces; not {', '.join(RESERVED)}"
+                self.wrong(key, name, expected, "give it another name, and say column: for the column's own name")
                 continue
             config, encoder = self.field(key, value, part)
             if config is not None:
                 configs[name] = config
             if encoder is not None:
                 encoders[name] = encoder
-        return configs, encoders
+        return dict(sorted(configs.items())), encoders  # by name: the model must not depend on the order in the file
 
     def field(self, key: str, value: Any, part: str) -> tuple[Any, Any]:
         value = {"type": value} if isinstance(value, str) else value
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        if isinstance(value, dict) and not isinstance(value.get("type"), str):
+            near = [each for each in value if nearest(each, ["type"])]
+            fix = f"write 'type' for {near[0]!r}" if near and "type" not in value else "add type: text"
+            self.wrong(f"{key}.type", value.get("type", MISSING), f"one of {', '.join(fields.names())}", fix)
+            return None, None
+        if not isinstance(value, dict):
             self.wrong(
                 key,
                 value,
@@ -202,18 +208,15 @@ class Reader:
             return None, None
         if not hasattr(module, part):
             side = "goes in" if part == "Head" else "comes out"
-            self.wrong(
-                f"{key}.type",
-                value["type"],
-                f"a type that can stand here; {value['type']} only {side}",
-                "choose another type",
-            )
+            fitting = [name for name in fields.names() if hasattr(fields.load(name), part)]
+            fix = f"use one of {', '.join(fitting)}"
+            self.wrong(f"{key}.type", value["type"], f"a type that can stand here; {value['type']} only {side}", fix)
             return None, None
         value = _expanded(value, SHORT["field"])
         encoder = None
         if "encoder" in value and part == "Encoder":
             encoder = self.backbone(f"{key}.encoder", value.pop("encoder"), "tiny")
-        config, problems = read(module.Config, value, key)
+        config, problems = read(module.Config, value, key, ("encoder",) if part == "Encoder" else ())
         self.problems += problems
         return config, encoder
 
@@ -226,9 +229,14 @@ class Reader:
 
     def backbone(self, key: str, given: Any, preset: str) -> Any:
         given = {"kind": given} if isinstance(given, str) else given
-        if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
+        names = backbones.names()
+        if not isinstance(given, dict):
+            expected, last = f"one of {', '.join(names)}, or a mapping with that kind", key.rsplit(".", 1)[-1]
+            self.wrong(key, given, expected, f"write {last}: transformer, or leave it out")
+            return None
+        if not isinstance(given.get("kind"), str):
             self.wrong(
-                f"{key}.kind", given, f"one of {', '.join(backbones.names())}", f"write {key}: {{kind: transformer}}"
+                f"{key}.kind", given.get("kind", MISSING), f"one of {', '.join(names)}", "write kind: transformer"
             )
             return None
         module = self.attempt(lambda: backbones.load(given["kind"]), key)
@@ -236,50 +244,103 @@ class Reader:
             return None
         given = dict(given)
         preset = given.pop("preset", preset)
-        if preset not in module.PRESETS:
-            near = nearest(str(preset), list(module.PRESETS))
-            self.wrong(f"{key}.preset", preset, f"one of {', '.join(module.PRESETS)}", f"write {near or 'small'!r}")
-            return None
+        presets = module.PRESETS
+        if not isinstance(preset, str) or preset not in presets:
+            near = nearest(str(preset), list(presets)) or "small"
+            self.wrong(f"{key}.preset", preset, f"one of {', '.join(presets)}", f"write {near!r}")
+            preset = "small"
         # What is given replaces what the preset says; a size that the preset derived from another is derived anew.
-        config, problems = read(module.Config, dump(module.PRESETS[preset]) | given, key)
+        config, problems = read(module.Config, dump(presets[preset]) | given, key, ("preset",))
         self.problems += problems
         return config
 
     def train(self, plain: dict[str, Any]) -> Any:
-        given = plain.get("train")
+        given = plain.get("train", MISSING)
         if not isinstance(given, dict):
             self.wrong("train", given, "a mapping with a budget", "write train: {epochs: 3}")
             return None
         given = _expanded(given, SHORT["train"])
-        if not any(given.get(name) is not None for name in loop.BUDGETS):
-            self.wrong("train", None, f"a budget: one of {', '.join(loop.BUDGETS)}", "write train: {epochs: 3}")
-        return self.section(loop.Config, plain | {"train": given}, "train")
+        train = self.section(loop.Config, plain | {"train": given}, "train")
+        meant = any(nearest(name, loop.BUDGETS) for name in given if name not in loop.BUDGETS)
+        if not meant and not any(given.get(name) is not None for name in loop.BUDGETS):
+            expected = f"a budget: one of {', '.join(loop.BUDGETS)}"
+            self.wrong("train", plain["train"], expected, "write train: {epochs: 3}")
+        return train
 
-    def across(self, inputs: dict[str, Any], outputs: dict[str, Any], model: Any, plain: dict[str, Any]) -> None:
+    def across(
+        self,
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+        encoders: dict[str, Any],
+        model: Any,
+        train: Any,
+        plain: dict[str, Any],
+    ) -> None:
         """The rules that tie sections together."""
         if not plain.get("outputs"):
-            self.wrong(
-                "outputs",
-                plain.get("outputs"),
-                "at least one output: what the model shall tell",
-                "add outputs: {label: category}",
-            )
-        for name in inputs:
-            if name in outputs:
-                self.wrong(
-                    f"outputs.{name}",
-                    name,
-                    "a name that no input has",
-                    "rename it, and set column: to the column's name",
-                )
+            given = plain.get("outputs", MISSING)
+            fix = "add outputs: {label: category}"
+            self.wrong("outputs", given, "at least one output: what the model shall tell", fix)
+        sides = [side if isinstance(side := plain.get(key), dict) else {} for key in ("inputs", "outputs")]
+        for name in sides[0].keys() & sides[1].keys():
+            fix = "rename it, and set column: to the column's name"
+            self.wrong(f"outputs.{name}", name, "a name that no input has", fix)
         written = [name for name, config in outputs.items() if fields.load(config.type).Head.AUTOREGRESSIVE]
         if written and len(outputs) > 1:
             self.wrong(f"outputs.{written[0]}", "text", "a text to be the only output", "train two models")
-        if not written and not inputs and outputs:
-            self.wrong("inputs", None, "at least one input: what the model shall look at", "add inputs: {review: text}")
-        if written and model is not None and not backbones.load(model.kind).Backbone.CAUSAL:
+        if not written and not plain.get("inputs") and outputs:
+            given = plain.get("inputs", MISSING)
+            fix = "add inputs: {review: text}"
+            self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
+        for name, config in outputs.items():
+            self.loss(name, config, train)
+        if model is None:
+            return
+        if written and not backbones.load(model.kind).Backbone.CAUSAL:
             fix = "write kind: transformer"
             self.wrong("model.kind", model.kind, f"a backbone that can write {written[0]!r} step by step", fix)
+        if written and getattr(model, "bidirectional", None) is True:
+            expected = f"auto or false, because {written[0]!r} is written step by step"
+            self.wrong("model.bidirectional", True, expected, "write bidirectional: auto")
+        for key, config in [("model", model), *((f"inputs.{name}.encoder", each) for name, each in encoders.items())]:
+            if getattr(config, "cross", False):
+                expected = "false: there is no encoder whose features it could attend to"
+                self.wrong(f"{key}.cross", True, expected, "remove it")
+        arriving = [config for name, config in inputs.items() if name not in encoders]
+        arriving += [outputs[name] for name in written]
+        self.length("model", model, arriving)
+        for name, encoder in encoders.items():
+            if name in inputs and encoder is not None:
+                self.length(f"inputs.{name}.encoder", encoder, [inputs[name]])
+
+    def loss(self, name: str, config: Any, train: Any) -> None:
+        """Whether the loss is one that the output's type can lower."""
+        loss = config.loss or (train.loss if train else None)
+        if loss is None:
+            return
+        key = f"outputs.{name}.loss" if config.loss else "train.loss"
+        kinds = list(getattr(fields.load(config.type).Head, "LOSSES", ("auto", "cross_entropy")))
+        because = f"because {name!r} is a {config.type}"
+        if loss.kind not in kinds:
+            self.wrong(f"{key}.kind", loss.kind, f"one of {', '.join(kinds)}, {because}", f"write {kinds[-1]!r}")
+        elif loss.label_smoothing and "cross_entropy" not in kinds:
+            self.wrong(f"{key}.label_smoothing", loss.label_smoothing, f"none, {because}", "remove it")
+
+    def length(self, key: str, model: Any, arriving: Sequence[Any]) -> None:
+        """Whether a backbone with a longest sequence can hold the texts that arrive."""
+        limit = getattr(model, "max_length", None) or (1024 if getattr(model, "positions", None) == "learned" else None)
+        total = sum(config.max_length for config in arriving if config.type == "text")
+        if limit is not None and total > limit:
+            fix = f"use max_length: {total} here, or a smaller one in the texts"
+            self.wrong(f"{key}.max_length", limit, f"at least the {total:,} tokens that the texts may have", fix)
+
+    def files(self, data: Any) -> None:
+        for name in prepare.SPLITS if data is not None else ():
+            paths = getattr(data, name)
+            listed = [paths] if isinstance(paths, str) else paths
+            if listed is not None and (not listed or "" in listed):
+                expected = "a file, a folder or a pattern such as data/*.csv"
+                self.wrong(f"data.{name}", dump(paths), expected, f"write {name}: FILE")
 
     def attempt(self, load: Any, key: str) -> Any:
         try:
@@ -298,6 +359,28 @@ def default_kind(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
     if "image" in types:
         return "convnet"
     return "transformer" if "text" in types else "mlp"
+
+
+def rooted(configs: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The same with absolute paths of tokenizers, so that a resolved recipe means the same files from anywhere."""
+
+    def absolute(config: Any) -> Any:
+        tokenizer: Any = getattr(config, "tokenizer", None)
+        if not hasattr(tokenizer, "path"):
+            return config
+        return dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, path=str(base / tokenizer.path)))
+
+    return {name: absolute(config) for name, config in configs.items()}
+
+
+def instead_of(key: str) -> str:
+    """What to write instead of a section that is none."""
+    if near := nearest(key, SECTIONS):
+        return f"write {near!r}"
+    for section, cls in (("train", loop.Config), ("data", prepare.Config)):
+        if key in {field.name for field in dataclasses.fields(cls)}:
+            return f"write it under {section}: {{{key}: …}}"
+    return f"remove it; the keys here are {', '.join(SECTIONS)}"
 
 
 def _expanded(value: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -332,15 +415,29 @@ def schema() -> dict[str, Any]:
         definitions[f"backbone.{kind}"]["properties"]["preset"] = {"enum": list(backbones.load(kind).PRESETS)}
         definitions[f"backbone.{kind}"].pop("required", None)
         kinds.append({"$ref": f"#/$defs/backbone.{kind}"})
+
+    def shorten(properties: dict[str, Any], keys: Sequence[str]) -> None:
+        """`optimizer: muon` beside `optimizer: {kind: muon}`."""
+        for key in set(keys) & set(properties):
+            branches = [properties[key], *properties[key].get("anyOf", [])]
+            choices = [part for branch in branches for part in (branch, *branch.get("oneOf", []))]
+            references = [part["$ref"] for part in choices if "$ref" in part]
+            found = [definitions[reference.removeprefix("#/$defs/")]["properties"]["kind"] for reference in references]
+            names = [name for kind in found for name in kind.get("enum", [kind.get("const")])]
+            properties[key] = {"anyOf": [{"enum": names}, properties[key]]}
+
     sides: dict[str, list[Any]] = {"Encoder": [], "Head": []}
     for name in fields.names():
         module = fields.load(name)
         reference = of(module.Config, f"field.{name}")
+        shorten(definitions[f"field.{name}"]["properties"], SHORT["field"])
         definitions[f"field.{name}"]["properties"]["encoder"] = {"anyOf": kinds}
         definitions[f"field.{name}"]["required"] = ["type"]
         for part, choices in sides.items():
             if hasattr(module, part):
                 choices += [{"const": name}, reference]
+    train = of(loop.Config, "train")
+    shorten(definitions["train"]["properties"], SHORT["train"])
     side = {part: {"type": "object", "additionalProperties": {"anyOf": choices}} for part, choices in sides.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -355,7 +452,7 @@ def schema() -> dict[str, Any]:
             "inputs": side["Encoder"],
             "outputs": side["Head"],
             "model": {"anyOf": kinds},
-            "train": of(loop.Config, "train"),
+            "train": train,
         },
         "$defs": definitions,
     }

@@ -5,6 +5,7 @@ runs/NAME/
   resolved.json    with all defaults      model/       model.safetensors, config.json, tokenizer.json
   checkpoints/     while it trains        evaluations/ one folder a split
   log.jsonl        one record a step      report.html
+  data.json        which data it began with
   receipt.json     where it came from     manifest.json   size and sha256 of the files of a finished run
 """
 
@@ -52,7 +53,7 @@ from dougong.training.fit import autocast_for
 from dougong.training.loop import Progress
 
 RUNS = Path("runs")
-MODEL, KIND = "model", "run"
+MODEL, KIND, DATA = "model", "run", "data.json"
 PREDICT_ROWS = 64
 BRIEF_TOKENS, BRIEF_ROWS = 32_768, 4_096  # that a validation during training looks at; `evaluate` looks at all
 CONFIG_VERSION = 1
@@ -75,7 +76,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / MODEL).is_dir()
+        """Whether all of it is there: the manifest is written last."""
+        return (self.folder / artefacts.MANIFEST).is_file()
 
     @property
     def receipt(self) -> dict[str, Any]:
@@ -288,11 +290,8 @@ def batch_of(recipe: Recipe, split: Split) -> tuple[int, int]:
 def loader_of(recipe: Recipe, split: Split, inputs: Sequence[Field], outputs: Sequence[Field]) -> Loader:
     """The training split as the loop reads it."""
     plan = plan_of(recipe, split, inputs, outputs, shuffle=True)
-    size = getattr(plan, "batch_rows", 0)
-    micro = (
-        recipe.train.micro_batch if isinstance(recipe.train.micro_batch, int) else -(-size // recipe.train.accumulate)
-    )
-    return Loader(plan, micro_batch=micro, workers=recipe.train.workers)
+    micro = recipe.train.micro_batch if isinstance(recipe.train.micro_batch, int) else 0
+    return Loader(plan, micro_batch=micro, accumulate=recipe.train.accumulate, workers=recipe.train.workers)
 
 
 def fill(model: Model, tensors: dict[str, torch.Tensor], source: Path) -> None:
@@ -312,12 +311,20 @@ def fill(model: Model, tensors: dict[str, torch.Tensor], source: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- writing the folder
 
 
-def begin(folder: Path, recipe: Recipe, inputs: Sequence[Field], outputs: Sequence[Field]) -> None:
-    """What stands in a run folder before training: the recipe, as given and resolved, and the fields."""
+def begin(
+    folder: Path, recipe: Recipe, prepared: prepare.Prepared, inputs: Sequence[Field], outputs: Sequence[Field]
+) -> None:
+    """What stands in a run folder before training: the recipe, as given and resolved, which data, and the fields."""
+    if (folder / "resolved.json").is_file() and read_json(folder / DATA).get("key") != prepared.key:
+        raise DataError(
+            f"{folder}: the data is not what this run began with: a data file has changed, or dougong's way to prepare it."
+            " Fix: bring the files back, or say --fresh to set the run aside and start anew."
+        )
     artefacts.make_folder(folder / "fields")
     artefacts.write_file(folder / "recipe.yaml", recipe.text.encode())
     for field in [*inputs, *outputs]:
         write_json(folder / "fields" / f"{field.name}.json", field.codec.to_json(), field.name)
+    write_json(folder / DATA, {"key": prepared.key})
     write_json(folder / "resolved.json", recipe.resolved())  # last: with it the folder is a run that can go on
 
 
@@ -348,11 +355,13 @@ def seal(folder: Path) -> None:
     )
 
 
+OWN_SEALS = {"checkpoints", "evaluations", "report.html", artefacts.MANIFEST}  # or none: a report is made again at will
+
+
 def sealed_files(folder: Path) -> Iterator[Path]:
-    for name in ("recipe.yaml", "resolved.json", "log.jsonl", "receipt.json"):
-        yield folder / name
-    for name in ("fields", MODEL):
-        yield from sorted(path for path in (folder / name).rglob("*") if path.is_file())
+    for path in sorted(folder.iterdir()):
+        if path.name not in OWN_SEALS and not path.name.startswith("."):  # hidden: what a killed write left behind
+            yield from [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file())
 
 
 def fingerprint(path: Path) -> Written:
@@ -416,6 +425,8 @@ BOUND = (
     "model",
     "train.optimizer.kind",
     "train.ema",
+    "train.batch_size",  # the place within an epoch is counted in batches
+    "train.batch_tokens",
 )  # what is learnt would be another thing
 
 
@@ -429,13 +440,16 @@ def going_on(folder: Path, recipe: Recipe, accept_changes: bool) -> Run | None:
     bound = {key for key in changes if key.split(".")[0] in BOUND or key in BOUND}
     if changes and (run.finished or bound or not accept_changes):
         lines = [f"{folder}: the recipe has changed since this run {'finished' if run.finished else 'was interrupted'}"]
-        lines += [f"  {key}: {shown(old)} -> {shown(new)}" for key, (old, new) in list(changes.items())[:3]]
-        lines += [f"  … and {len(changes) - 3} more"] if len(changes) > 3 else []
+        # Those that no flag allows first, and among them a kind, which is why other keys came and went.
+        keys = sorted(changes, key=lambda key: (key not in bound, not key.endswith((".kind", ".type"))))
+        most = len(keys) if len(keys) <= 3 else 2
+        lines += [f"  {key}: {shown(changes[key][0])} -> {shown(changes[key][1])}" for key in keys[:most]]
+        lines += [f"  … and {len(keys) - most} more"] if len(keys) > most else []
         ways = "give it another name, or say --fresh to set the old run aside and start anew"
         raise ArtefactError(
             "\n".join(
                 [
-                    *lines[:4],
+                    *lines,
                     f"Fix: {ways if run.finished or bound else ways + ', or --accept-changes to go on with the new recipe'}.",
                 ]
             )
@@ -522,7 +536,7 @@ def verify(folder: Path) -> Verified:
         check("run", lambda: check_sealed(folder))
     for path in sorted((folder / "checkpoints").glob("step-*")):
         check(f"checkpoints/{path.name}", lambda path=path: checkpoint.verify(path))
-    for path in sorted((folder / "evaluations").glob("*")):
+    for path in sorted((folder / "evaluations").glob("[!.]*")):
         check(f"evaluations/{path.name}", lambda path=path: verify_folder(path, "evaluation"))
     return Verified(tuple(good), tuple(damaged))
 

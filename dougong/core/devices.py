@@ -75,7 +75,8 @@ def device_name(device: torch.device) -> str:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second that one large matrix product reaches here, measured (about 0.2 s)."""
     size = 4096 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device, dtype=dtype)
+    own = torch.Generator(device).manual_seed(0)  # the global one belongs to training: a resumed run would go astray
+    a = torch.randn(size, size, generator=own, device=device, dtype=dtype)
     best = float("inf")
     until = time.perf_counter() + 0.2
     while time.perf_counter() < until:

@@ -1,4 +1,4 @@
-"""Errors that a user can cause. Each names the field, the value, what was expected and the fix, and knows its exit code.
+"""Errors that a user can cause. Each names field, value, what was expected and the fix, and has an exit code.
 
 `ValueError` stays the base class, so that callers of the Python functions need no import to catch one.
 """
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+MISSING = object()  # the value of a key that should be there and is not
+NO_SUCH_KEY = "no such key"  # what is expected of a key that means nothing
 VALUE_LIMIT = 80  # characters of a value shown in a message: enough to find it, too few to flood a terminal
 
 
@@ -18,12 +20,19 @@ class DougongError(ValueError):
     exit_code = 2
 
 
+class Note(UserWarning):
+    """What a caller should know though nothing went wrong; the command line prints it."""
+
+
 class FieldError(DougongError):
     """One setting or argument is wrong. Made by `bad_field`."""
 
     def __init__(self, field: str, value: object, expected: str, fix: str):
         self.field, self.value, self.expected, self.fix = field, value, expected, fix
         super().__init__(f"{field} = {shown(value)}: expected {expected}. Fix: {fix}.")
+
+    def __reduce__(self) -> tuple[type[FieldError], tuple[str, object, str, str]]:
+        return type(self), (self.field, self.value, self.expected, self.fix)  # it must cross to other processes
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,13 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line else ""
-        return f"{place}{self.key} = {shown(self.value)}: expected {self.expected}. Fix: {self.fix}."
+        if self.value is MISSING:
+            return f"{place}{self.key} is missing: expected {self.expected}. Fix: {self.fix}."
+        plain = self.value is None or isinstance(self.value, bool)
+        value = str(self.value).lower().replace("none", "null") if plain else shown(self.value)  # as YAML has it
+        if self.expected == NO_SUCH_KEY:
+            return f"{place}{self.key}: there is no such key. Fix: {self.fix}."
+        return f"{place}{self.key} = {value}: expected {self.expected}. Fix: {self.fix}."
 
 
 class RecipeError(DougongError):
@@ -48,6 +63,9 @@ class RecipeError(DougongError):
         self.file, self.problems = file, list(problems)
         count = "1 mistake" if len(self.problems) == 1 else f"{len(self.problems)} mistakes"
         super().__init__("\n".join([f"{file}: {count}", *(f"  {problem}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[str, list[Problem]]]:
+        return type(self), (self.file, self.problems)
 
 
 class DataError(DougongError):
@@ -69,7 +87,7 @@ class MachineError(DougongError):
 
 
 def bad_field(field: str, value: object, expected: str, fix: str) -> FieldError:
-    """The error for one wrong setting: `raise bad_field("model.width", 100, "a multiple of heads (12)", "use width: 108")`."""
+    """One wrong setting: `raise bad_field("model.width", 100, "a multiple of heads (12)", "use width: 108")`."""
     return FieldError(field, value, expected, fix)
 
 

@@ -32,10 +32,8 @@ Kinds = dict[str, str]
 class Config:
     unicode: Literal["none", "nfc", "nfkc"] = "nfc"  # also strips control characters and makes every line end \n
     repair: bool = False  # undo text that was decoded in a wrong encoding (Ã© -> é)
-    empty: Literal["drop", "keep"] = "drop"  # rows with a blank text
-    missing: Literal["drop", "keep"] = (
-        "drop"  # rows that lack a value; "keep" leaves them to the fields (numbers impute)
-    )
+    empty: Literal["drop", "keep"] = "drop"  # rows with a blank text, or without one
+    missing: Literal["drop", "keep"] = "keep"  # rows that lack an input; the fields can mark it
     min_length: Count | None = None  # characters of every text
     max_length: Count | None = None
     language: tuple[str, ...] = ()  # two-letter codes: every text must be in one of these
@@ -83,7 +81,7 @@ def clean(values: Mapping[str, object], kinds: Kinds, config: Config, outliers: 
 
 
 def _dropping_rule(result: dict[str, object], kinds: Kinds, config: Config, outliers: Outliers | None) -> str | None:
-    texts = [str(result[column]) for column, kind in kinds.items() if kind == "text" and result[column] is not None]
+    texts = [str(result[column] or "") for column, kind in kinds.items() if kind == "text"]
     if config.empty == "drop" and not all(text.strip() for text in texts):
         return "empty"
     if config.missing == "drop" and any(value is None for value in result.values()):
@@ -121,8 +119,10 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
         return _label(value, config, changed) or None if isinstance(value, str) else value
     if kind == "labels" and isinstance(value, list | tuple):
         return [_label(item, config, changed) if isinstance(item, str) else item for item in value]
-    if isinstance(value, str):  # labels in one text, the path of an image: the field reads it
-        return _label(value, config, changed) or (None if kind != "labels" else "")
+    if kind == "labels" and isinstance(value, str):  # several in one text: the field reads it
+        return _label(value, config, changed)
+    if isinstance(value, str):  # a path: on the disk é and e + ´ are two names
+        return _label(value, AS_IT_IS, changed) or None
     return value
 
 
@@ -152,6 +152,7 @@ def _label(text: str, config: Config, changed: dict[str, None]) -> str:
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85]")  # a page break must not glue two words together
 STRIPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
+AS_IT_IS = Config(unicode="none")
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}  # of numbers only: a category may well be called "none"
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 INFINITE = {"inf", "infinity"}

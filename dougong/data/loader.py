@@ -1,16 +1,16 @@
 """The loader: prepared rows -> batches. Which rows stand in which batch is a function of (seed, epoch, index) alone.
 
-Rows of unlike length are sorted within pools of POOL batches before they are cut into batches, so that little is padding;
-a language model reads windows of its flat token stream, where nothing is.
+Rows of unlike length are sorted within pools of POOL batches before they are cut into batches, so that little is
+padding; a language model reads windows of its flat token stream, where nothing is.
 """
 
 # B batch, T time
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dougong.data.columns import Columns
 from dougong.data.ordering import key_of, permuted
-from dougong.data.shards import Split
+from dougong.data.shards import Split, Stream
 
 Batch = dict[str, Tensor]
 POOL = 64  # batches that are sorted by length together
@@ -96,9 +96,9 @@ class RowPlan:
             rows = rows * self.split.rows // self.size
         if self.shuffle:
             rows = permuted(rows, self.split.rows, key_of(self.seed, epoch, 1))
-        lengths = self._lengths(rows)
+        lengths = self._lengths(rows)  # (n, F)
         if self.limits:
-            order = np.argsort(lengths, kind="stable")
+            order = np.argsort(lengths.sum(1), kind="stable")
             rows, lengths = rows[order], lengths[order]
         cuts = self._cuts(lengths)
         batches = np.split(rows, cuts)
@@ -108,29 +108,29 @@ class RowPlan:
         return batches
 
     def _lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Tokens of each row, as far as a batch takes them."""
-        total = np.zeros(len(rows), dtype=np.int64)
-        for name, limit in self.limits.items():
-            total += np.minimum(self.split.lengths(name)[rows], limit)
-        return total
+        """(n, F): tokens of each row in each ragged column, as far as a batch takes them."""
+        lengths = [np.minimum(self.split.lengths(name)[rows], limit) for name, limit in self.limits.items()]
+        return np.stack(lengths, axis=1) if lengths else np.ones((len(rows), 1), dtype=np.int64)
 
     def _cuts(self, lengths: np.ndarray) -> np.ndarray:
         if self.batch_rows:
             return np.arange(self.batch_rows, len(lengths), self.batch_rows)
         cuts, start = [], 0
-        for end in range(1, len(lengths)):
-            if (end + 1 - start) * int(lengths[end]) > self.batch_tokens:  # sorted: the last is the longest
+        widest = [0] * lengths.shape[1]  # each column is padded to its own longest row
+        for end, row in enumerate(lengths.tolist()):
+            widest = [max(pair) for pair in zip(widest, row, strict=True)]
+            if end > start and (end + 1 - start) * sum(widest) > self.batch_tokens:
                 cuts.append(end)
-                start = end
+                start, widest = end, row
         return np.array(cuts, dtype=np.int64)
 
 
 class WindowPlan:
     """Batches of windows of `context` tokens from a stream.
 
-    In training they lie end to end and each epoch cuts at another offset. For measuring they overlap by half, and only the
-    new half counts: every token then has at least half a context before it. With `most`, only so many windows are taken,
-    evenly spread and whole: enough to validate on.
+    In training they lie end to end and each epoch cuts at another offset. For measuring they overlap by half, and only
+    the new half counts: every token then has at least half a context before it. With `most`, only so many windows are
+    taken, evenly spread and whole: enough to validate on.
     """
 
     def __init__(
@@ -153,11 +153,17 @@ class WindowPlan:
             seed,
             shuffle,
         )
-        self.stream = split.stream(f"{field}.tokens")
         self.context = min(context, len(self.stream))
         whole = max(1, len(self.stream) // max(self.context, 1))
         self.spread = most if most and most < whole and not shuffle else None
         self.stride = self.context if shuffle or self.spread else max(1, self.context // 2)
+
+    @cached_property
+    def stream(self) -> Stream:
+        return self.split.stream(f"{self.field}.tokens")
+
+    def __getstate__(self) -> dict[str, object]:  # a worker process maps the files itself
+        return {key: value for key, value in self.__dict__.items() if key != "stream"}
 
     def windows(self, epoch: int) -> int:
         if self.spread:
@@ -218,13 +224,23 @@ def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch
 class Loader(Dataset[list[Batch]]):
     """Endless batches from a position on, each as its micro-batches; one rank's share of the rows."""
 
-    def __init__(self, plan: Plan, *, micro_batch: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0):
-        self.plan, self.micro_batch, self.rank, self.ranks, self.workers = plan, micro_batch, rank, ranks, workers
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        micro_batch: int = 0,
+        accumulate: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+    ):
+        self.plan, self.micro_batch, self.accumulate = plan, micro_batch, accumulate
+        self.rank, self.ranks, self.workers = rank, ranks, workers
 
     def load(self, epoch: int, index: int) -> list[Batch]:
-        """Batch `index` of an epoch, cut into micro-batches of at most `micro_batch` rows."""
+        """Batch `index` of an epoch, cut into micro-batches of `micro_batch` rows at most, or into `accumulate`."""
         rows = self.plan.rows(epoch, index)[self.rank :: self.ranks]
-        size = self.micro_batch or max(len(rows), 1)
+        size = self.micro_batch or -(-max(len(rows), 1) // self.accumulate)
         pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
         return [self.plan.collate(piece, epoch) for piece in pieces]
 
@@ -238,16 +254,26 @@ class Loader(Dataset[list[Batch]]):
                 yield epoch, i
             epoch, index = epoch + 1, 0
 
-    def batches(self, start: Position) -> Iterator[tuple[Position, list[Batch]]]:
+    def batches(self, start: Position) -> Generator[tuple[Position, list[Batch]]]:
         """(position after this batch, its micro-batches), forever."""
         places = self.places(start)
         if not self.workers:
             for epoch, index in places:
                 yield Position(epoch, index + 1), self.load(epoch, index)
         # The order of `places` is the order of arrival, however many workers fetch.
-        fetched = DataLoader(self, batch_size=None, sampler=self.places(start), num_workers=self.workers)  # type: ignore[arg-type]
-        for (epoch, index), batch in zip(places, fetched, strict=False):
-            yield Position(epoch, index + 1), batch
+        fetched = DataLoader(
+            self,
+            batch_size=None,
+            sampler=self.places(start),
+            num_workers=self.workers,
+            generator=torch.Generator(),  # it draws the workers' seed: not from the generator that training goes on with
+        )
+        reader = iter(fetched)
+        try:
+            for (epoch, index), batch in zip(places, reader, strict=False):
+                yield Position(epoch, index + 1), batch
+        finally:
+            reader._shutdown_workers()  # type: ignore[attr-defined]  # by itself only once no traceback holds it any more
 
 
 def once(plan: Plan, epoch: int = 0) -> Iterator[Batch]:

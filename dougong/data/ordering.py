@@ -1,17 +1,17 @@
-"""The order of training rows: a pure function of (seed, epoch, index), so that workers, ranks and resumed runs agree."""
+"""The order of training rows: a function of (seed, epoch, index), so that workers, ranks and resumed runs agree."""
 
 from __future__ import annotations
 
 import numpy as np
 
-ROUNDS = 4
+ROUNDS = 6  # with 4 a handful of rows would land in some places a tenth more often
 
 
 def permuted(index: np.ndarray, size: int, key: int) -> np.ndarray:
     """Where a keyed permutation of 0..size-1 sends each index, without holding the permutation.
 
-    A Feistel network over the next even number of bits (Luby & Rackoff 1988), walked until it lands inside: a shuffle of any
-    number of rows in constant memory, of which any slice can be computed alone.
+    A Feistel network over the next even number of bits (Luby & Rackoff 1988), walked until it lands inside: a shuffle
+    of any number of rows in constant memory, of which any slice can be computed alone.
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     result = index.astype(np.uint64)

@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -46,6 +47,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 SPLITS = ("train", "validation", "test")
 CHUNK_ROWS, CHUNK_BYTES = 20_000, 8 << 20  # a chunk ends at whichever comes first
+PICTURE_BYTES = 8 << 10  # what an image counts for at least: its pixels are many times its file
 PARALLEL_BYTES = 32 << 20  # smaller data is prepared in this process: starting others would take longer
 KIND = "prepared"
 
@@ -101,7 +103,7 @@ def rooted(config: Config, base: Path) -> Config:
 
 @dataclass(frozen=True)
 class Used:
-    """A field as the preparation needs it: its name, its column, its type's module, its config, whether it comes out."""
+    """A field as the preparation needs it: its name, config, and type's module, and whether it comes out."""
 
     name: str
     config: Any
@@ -113,7 +115,7 @@ class Used:
         return self.config.column or self.name
 
     def parse(self, value: object) -> object:
-        return self.module.Codec.parse(value)
+        return self.module.Codec.parse(value, self.config)
 
 
 class Prepared:
@@ -131,7 +133,8 @@ class Prepared:
             path = folder / name
             if not path.exists() or path.stat().st_size != expected.bytes:
                 raise ArtefactError(
-                    f"{path}: missing, or not of the size it was written with. Fix: delete {folder}; it is prepared again."
+                    f"{path}: missing, or not of the size it was written with. "
+                    f"Fix: delete {folder}; it is prepared again."
                 )
 
     def split(self, name: str) -> Split:
@@ -155,7 +158,7 @@ def prepare(
     workers: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """The prepared data of a recipe, made now unless it is there already. Raises DataError for data that cannot be used."""
+    """The prepared data of a recipe, made now unless it is there. Raises DataError for data that cannot be used."""
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
     check_columns(files, used)
@@ -170,8 +173,13 @@ def prepare(
 
 
 def check_columns(files: dict[str, list[Path]], used: list[Used]) -> None:
-    """Every column that a field names stands in every file (that tells its columns before it is read)."""
-    problems = []
+    """Every column that a field names stands in every file that tells its columns, and its own files exist."""
+    problems = [
+        f"{path}: no such file, named by {field.name}. Fix: correct the path."
+        for field in used
+        for path in own_files(field)
+        if not path.is_file()
+    ]
     for file in sorted({file for group in files.values() for file in group}):
         present = sources.columns(file)
         for field in used:
@@ -180,7 +188,8 @@ def check_columns(files: dict[str, list[Path]], used: list[Used]) -> None:
                 side = "outputs" if field.output else "inputs"
                 fix = f"write column: {near}" if near else "set column: to one of them"
                 problems.append(
-                    f"{file}: no column {field.column!r} for {side}.{field.name}; it has {', '.join(present[:20])}. Fix: {fix}."
+                    f"{file}: no column {field.column!r} for {side}.{field.name}; "
+                    f"it has {', '.join(present[:20])}. Fix: {fix}."
                 )
     if problems:
         raise DataError("\n".join(problems[:5]))
@@ -205,8 +214,31 @@ def content_key(config: Config, files: dict[str, list[Path]], used: list[Used], 
     for name, group in files.items():
         for file in group:
             digest.update(f"{name}:{file.name}".encode())
-            digest.update(file_hash(file).encode())
+            for path in (file, *named_files(file, used, config.text_rows)):
+                digest.update(file_hash(path).encode())
+    for path in (path for field in used for path in own_files(field)):
+        digest.update(file_hash(path).encode())
     return digest.hexdigest()[:24]
+
+
+def own_files(field: Used) -> list[Path]:
+    """Files that a field's config names: a finished tokenizer."""
+    files: list[Path] = field.module.files(field.config) if hasattr(field.module, "files") else []
+    return files
+
+
+def named_files(file: Path, used: list[Used], unit: sources.Unit) -> Iterator[Path]:
+    """The files that a table's rows name (images): other contents are other data. A folder is hashed as a whole."""
+    columns = [field.column for field in used if field.module.Codec.PATHS]
+    if not columns or file.is_dir():
+        return
+    if not any(isinstance(row.values.get(column), str) for row in sources.peek(file, unit=unit) for column in columns):
+        return  # a table that holds the images themselves need not be read twice
+    for row in sources.read_rows(file, unit=unit):
+        values = [row.values.get(column) for column in columns] if isinstance(row, sources.Row) else []
+        for value in values:
+            if isinstance(value, str) and os.path.isfile(file.parent / value.strip()):
+                yield file.parent / value.strip()
 
 
 def file_hash(file: Path) -> str:
@@ -220,7 +252,7 @@ def file_hash(file: Path) -> str:
 
 
 def inspect(config: Config, used: list[Used], *, seed: int) -> DataReport:
-    """Read, clean and split all rows as `prepare` would, and keep nothing but the report. Raises DataError as `prepare` does."""
+    """Read, clean and split all rows as `prepare` would, and keep only the report. Raises DataError as it does."""
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
     check_columns(files, used)
@@ -230,12 +262,12 @@ def inspect(config: Config, used: list[Used], *, seed: int) -> DataReport:
     classes: dict[str, set[object]] = {
         field.name: set() for field in used if field.output and field.config.type == "category"
     }
-    for split, rows in chunked(files, config.text_rows):
+    for split, rows in chunked(files, config.text_rows, used):
         part, refused, kept = cleaner.rows(Chunk(0, split, rows))
         report.merge(part)
         bad.update(record["reason"] for record in refused if record["bad"])
         for name, seen in classes.items():
-            seen.update(values[name] for values, _, split_index in kept if split_index == 0 and len(seen) < 2)
+            seen.update(row.values[name] for row in kept if row.split == 0 and len(seen) < 2)
     quarantine.check(report.rows_read, bad, config.cleaning.max_bad, Path("data.train"))
     if not report.kept["train"]:
         raise nothing_left()
@@ -252,7 +284,8 @@ def nothing_left() -> DataError:
 def one_class(field: Used, classes: list[str]) -> DataError:
     found = f"only {classes[0]!r}" if classes else "none"
     return DataError(
-        f"outputs.{field.name}: at least two classes are needed, the training rows hold {found}. Fix: check the column {field.column!r}."
+        f"outputs.{field.name}: at least two classes are needed, the training rows hold {found}. "
+        f"Fix: check the column {field.column!r}."
     )
 
 
@@ -264,16 +297,17 @@ def find_files(config: Config) -> dict[str, list[Path]]:
 
 
 def chunked(
-    files: dict[str, list[Path]], unit: sources.Unit
+    files: dict[str, list[Path]], unit: sources.Unit, used: list[Used]
 ) -> Iterator[tuple[str, list[sources.Row | sources.BadRow]]]:
     """The rows of all files in pieces of bounded size, each with its split."""
+    pictures = frozenset(field.column for field in used if field.module.Codec.PATHS)
     for split, group in files.items():
         for file in group:
             chunk: list[sources.Row | sources.BadRow] = []
             size = 0
             for row in sources.read_rows(file, unit=unit):
                 chunk.append(row)
-                size += _row_size(row)
+                size += _row_size(row, file, pictures)
                 if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
                     yield split, chunk
                     chunk, size = [], 0
@@ -298,7 +332,7 @@ class Preparation:
         size = sum(_size(file) for group in files.values() for file in group)
         self.workers = workers if workers is not None else (os.cpu_count() or 1) if size > PARALLEL_BYTES else 0
         self.report = DataReport()
-        self.left_out: dict[str, np.ndarray] = {}
+        self.listing = folder / "quarantine.jsonl"
 
     def run(self, final: Path, key: str) -> None:
         for name in ("rows", "fields", *SPLITS):
@@ -317,30 +351,28 @@ class Preparation:
     # ------------------------------------------------------------------------------------------------ 1 read and clean
 
     def clean_rows(self) -> list[Path]:
-        """Step 1: rows/part-*.arrow with clean values, row hash and split; what was refused goes to quarantine.jsonl."""
+        """Step 1: rows/part-*.arrow with clean values, row hash and split; what is refused goes to quarantine.jsonl."""
         cleaner = Cleaner(self.config, self.used, self.seed, self.folder / "rows")
         chunks = (
-            Chunk(index, split, rows) for index, (split, rows) in enumerate(chunked(self.files, self.config.text_rows))
+            Chunk(index, split, rows)
+            for index, (split, rows) in enumerate(chunked(self.files, self.config.text_rows, self.used))
         )
         parts: list[Path] = []
         bad: Counter[str] = Counter()
-        listing = self.folder / "quarantine.jsonl"
-        with listing.open("wb") as stream:  # written anew from the parts, whatever an interrupted run left
+        with self.listing.open("wb") as stream:  # written anew from the parts, whatever an interrupted run left
             for part in spread(cleaner, chunks, self.workers):
                 parts.append(part)
                 said = read_json(part.with_suffix(".json"))
                 self.report.merge(DataReport.from_json(said["report"]))
                 bad.update(record["reason"] for record in said["refused"] if record["bad"])
-                stream.writelines(
-                    (json.dumps(record, ensure_ascii=False) + "\n").encode() for record in said["refused"]
-                )
-        quarantine.check(self.report.rows_read, bad, self.config.cleaning.max_bad, listing)
+                stream.writelines(_line(record) for record in said["refused"])
+        quarantine.check(self.report.rows_read, bad, self.config.cleaning.max_bad, self.listing)
         return parts
 
-    # ------------------------------------------------------------------------------------------------- 2 choose the rows
+    # ------------------------------------------------------------------------------------------------ 2 choose the rows
 
     def choose(self, parts: list[Path]) -> dict[Path, np.ndarray]:
-        """Step 2: for each part which rows stay; duplicates and leaks are counted, and dropped where the recipe says so."""
+        """Step 2: for each part which rows stay. Duplicates and leaks are counted; the recipe may drop duplicates."""
         tables = {part: read_rows(part, ["_hash", "_split"]) for part in parts}
         hashes = {part: table.column("_hash").to_numpy() for part, table in tables.items()}
         split = {part: table.column("_split").to_numpy() for part, table in tables.items()}
@@ -372,15 +404,19 @@ class Preparation:
     def drop(
         self, rule: str, keep: dict[Path, np.ndarray], split: dict[Path, np.ndarray], train_rows: np.ndarray
     ) -> None:
-        """Leave out the training rows marked in `train_rows` (in the order of the parts)."""
+        """Leave out the training rows marked in `train_rows` (in the order of the parts), and list them."""
         start = 0
-        before = sum(int(mask.sum()) for mask in keep.values())
-        for part, mask in keep.items():
-            train = split[part] == 0
-            count = int(train.sum())
-            mask[train] &= ~train_rows[start : start + count]
-            start += count
-        self.report.count_dropped(rule, before - sum(int(mask.sum()) for mask in keep.values()))
+        with self.listing.open("ab") as stream:
+            for part, mask in keep.items():
+                train = np.flatnonzero(split[part] == 0)
+                marked = train[train_rows[start : start + len(train)]]
+                dropped = marked[mask[marked]]
+                mask[dropped] = False
+                start += len(train)
+                self.report.count_dropped(rule, len(dropped))
+                for row in read_rows(part, None).take(pa.array(dropped)).to_pylist():
+                    values = {field.column: row[field.name] for field in self.used}
+                    stream.write(_line(quarantine.record(row["_file"], row["_row"], rule, values, bad=False)))
 
     def signatures(self, parts: list[Path], split: dict[Path, np.ndarray]) -> np.ndarray:  # (training rows, 128) uint32
         texts = [field for field in self.used if field.config.type == "text"]
@@ -402,6 +438,8 @@ class Preparation:
         self, parts: list[Path], keep: dict[Path, np.ndarray], split: dict[Path, np.ndarray], threshold: float
     ) -> None:
         kinds = {field.name: field.config.type for field in self.used if field.config.type == "number"}
+        if not kinds:
+            raise bad_field("data.cleaning.outliers", threshold, "a number among the fields", "remove it")
         train = (row for part in parts for row in _train_rows(part, list(kinds), split[part]))
         normal = cleaning.fit_outliers(train, kinds, threshold)
         marks = [normal.found(row) is not None for part in parts for row in _train_rows(part, list(kinds), split[part])]
@@ -420,7 +458,7 @@ class Preparation:
             self.say(f"fitting {field.name} ({field.config.type}) on the training rows")
             codec = field.module.Codec.fit(field.config, self.values(field, parts, keep))
             classes = getattr(codec, "classes", None)
-            if field.output and classes is not None and len(classes) < 2:
+            if field.output and classes is not None and len(classes) < (2 if field.config.type == "category" else 1):
                 raise one_class(field, list(classes))
             write_json(path, codec.to_json(), field.name)
             codecs[field.name] = codec
@@ -461,8 +499,15 @@ class Chunk:
     rows: list[sources.Row | sources.BadRow]
 
 
-Kept = tuple[dict[str, object], int, int]
-"""Clean values by field, the row's hash, the index of its split."""
+@dataclass(frozen=True)
+class Kept:
+    """A row that can be used: its clean values by field, and where it comes from."""
+
+    values: dict[str, object]
+    hash: int
+    split: int  # index in SPLITS
+    file: str
+    number: int
 
 
 class Cleaner:
@@ -483,8 +528,8 @@ class Cleaner:
         if part.exists():
             return part
         report, refused, kept = self.rows(chunk)
-        self.write(part, kept)
         write_json(part.with_suffix(".json"), {"report": report.to_json(), "refused": refused})
+        self.write(part, kept)  # last: where it is, all of the part is
         return part
 
     def rows(self, chunk: Chunk) -> tuple[DataReport, list[dict[str, Any]], list[Kept]]:
@@ -493,18 +538,16 @@ class Cleaner:
         refused: list[dict[str, Any]] = []
         kept: list[Kept] = []
         kinds = {field.column: field.config.type for field in self.used}
+        fractions = self.config.fractions
         for row in chunk.rows:
             report.read(1)
             values = self.clean(row, kinds, report, refused)
             if values is None:
                 continue
             number = duplicates.row_hash(values, sorted(values))
-            split = (
-                splitting.split_of(number, self.config.fractions, self.seed) if chunk.split == "train" else chunk.split
-            )
-            kept.append((values, number, SPLITS.index(str(split))))
-        for values, _, split_index in kept:
-            report.row({field.column: values[field.name] for field in self.used}, kinds, SPLITS[split_index])
+            split = splitting.split_of(number, fractions, self.seed) if chunk.split == "train" else chunk.split
+            kept.append(Kept(values, number, SPLITS.index(split), row.file, row.number))
+            report.row({field.column: values[field.name] for field in self.used}, kinds, split)
         return report, refused, kept
 
     def clean(
@@ -514,7 +557,7 @@ class Cleaner:
         report: DataReport,
         refused: list[dict[str, Any]],
     ) -> dict[str, object] | None:
-        """The row's values by field, parsed as their types say; None (and a line for the quarantine) where it cannot be used."""
+        """The row's values by field, parsed by their types; None (and a line for the quarantine) if it is not used."""
         if isinstance(row, sources.BadRow):
             refused.append(quarantine.record(row.file, row.number, row.reason, row.raw, bad=True))
             report.count_bad(row.reason)
@@ -553,11 +596,13 @@ class Cleaner:
 
     def write(self, part: Path, kept: list[Kept]) -> None:
         arrays = {
-            field.name: pa.array([values[field.name] for values, _, _ in kept], type=field.module.Codec.RAW)
+            field.name: pa.array([row.values[field.name] for row in kept], type=field.module.Codec.RAW)
             for field in self.used
         }
-        arrays["_hash"] = pa.array(np.array([number for _, number, _ in kept], dtype=np.uint64))
-        arrays["_split"] = pa.array(np.array([split for _, _, split in kept], dtype=np.uint8))
+        arrays["_hash"] = pa.array([row.hash for row in kept], type=pa.uint64())
+        arrays["_split"] = pa.array([row.split for row in kept], type=pa.uint8())
+        arrays["_file"] = pa.array([row.file for row in kept], type=pa.string())
+        arrays["_row"] = pa.array([row.number for row in kept], type=pa.int64())
         table = pa.table(arrays)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
@@ -643,10 +688,19 @@ def _size(file: Path) -> int:
     )
 
 
-def _row_size(row: sources.Row | sources.BadRow) -> int:
+def _row_size(row: sources.Row | sources.BadRow, file: Path, pictures: frozenset[str]) -> int:
     if isinstance(row, sources.BadRow):
         return len(row.raw)
-    return sum(len(value) if isinstance(value, str | bytes) else 8 for value in row.values.values())
+    size = sum(len(value) if isinstance(value, str | bytes) else 8 for value in row.values.values())
+    base = file if file.is_dir() else file.parent
+    for value in (row.values.get(column) for column in pictures):
+        named = isinstance(value, str) and os.path.isfile(base / value.strip())
+        size += max(PICTURE_BYTES, os.path.getsize(base / str(value).strip()) if named else 0)
+    return size
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
 
 # ------------------------------------------------------------------------------------------------------------ all cores
@@ -658,7 +712,8 @@ def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iter
         yield from map(function, tasks)
         return
     waiting: deque[Future[R]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             for task in tasks:
                 with _without_main():
@@ -669,12 +724,25 @@ def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iter
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise MachineError(
-                "a process that prepares data died (killed, or out of memory). Fix: run it again; it goes on where it was."
+                "a process that prepares data died (killed, or out of memory). "
+                "Fix: run it again; it goes on where it was."
             ) from None
 
 
+def _end_with_parent() -> None:
+    """A pool's process that waits for work does not notice that a kill -9 took the one which would send it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class _without_main:  # noqa: N801 - reads as what it does
-    """A spawned process imports the caller's main script again, and so starts the whole job a second time; ours need not."""
+    """A spawned process imports the caller's main script again, and so starts the job a second time; ours need not."""
 
     def __enter__(self) -> None:
         self.main = sys.modules["__main__"]

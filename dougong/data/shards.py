@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,11 +57,12 @@ def _to_arrow(column: Column) -> pa.Array:
 
 
 def _from_arrow(chunked: pa.ChunkedArray, shape: list[int] | None) -> Column:
-    array = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks)
+    array: Any = chunked.chunk(0)  # `write_shard` writes one
     if shape is None:
         return Ragged(array.values.to_numpy(), array.offsets.to_numpy())
     if not shape:
-        return array.to_numpy()
+        flat: np.ndarray = array.to_numpy()
+        return flat
     return array.flatten().to_numpy().reshape(len(array), *shape)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dougong.core.artefacts import read_json, verify_folder, write_folder, write_json
+from dougong.core.errors import DataError
 from dougong.data.columns import Columns, Ragged
 from dougong.data.loader import Plan, WindowPlan
 from dougong.data.shards import read_shard, write_shard
@@ -23,7 +24,7 @@ from dougong.metrics.metric import Metric
 from dougong.model import Model
 
 KIND = "evaluation"
-PART_ROWS = 50_000  # rows of predictions kept in memory before they are written
+PART_ROWS, PART_BYTES = 50_000, 32 << 20  # of predictions kept in memory before they are written
 
 
 @dataclass
@@ -37,11 +38,12 @@ class Measured:
     details: dict[str, dict[str, Any]] = field(default_factory=dict)  # output -> confusion matrix, calibration curve
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "split": self.split,
-            "rows": self.rows,
-            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
-        }
+        """As `evaluate --json` gives it. A metric that speaks of fewer rows than there are says of how many."""
+        found = {name: estimate.to_json() for name, estimate in self.metrics.items()}
+        for estimate in found.values():
+            if estimate["rows"] == self.rows:
+                del estimate["rows"]
+        return {"split": self.split, "rows": self.rows, "metrics": found}
 
     def text(self) -> str:
         lines = [f"{self.split}: {self.rows:,} rows"]
@@ -62,7 +64,7 @@ def measure(
     seed: int = 0,
     keep: Path | None = None,
 ) -> Measured:
-    """Read the split once; memory does not grow with it. With `keep`, each row's prediction is written there for `compare`."""
+    """Read the split once; memory does not grow with it. With `keep`, each row's prediction is written there."""
     metrics = {out.name: out.type.METRICS(out.config, out.codec) for out in model.outputs}
     accumulators = {name: Accumulator(group, replicates, seed) for name, group in metrics.items()}
     sums = {out.name: np.zeros(2) for out in model.outputs}
@@ -111,10 +113,10 @@ def validation(model: Model, plan: Plan, autocast: Autocast, weights: dict[str, 
 
 
 class Kept:
-    """Predictions and targets of every row, in parts of a bounded size."""
+    """Predictions and targets of every row, in parts of a bounded size; what differs in length is left out."""
 
     def __init__(self, folder: Path):
-        self.folder, self.parts = folder, 0
+        self.folder, self.parts, self.bytes = folder, 0, 0
         self.rows: list[np.ndarray] = []
         self.columns: dict[str, list[np.ndarray]] = {}
 
@@ -123,14 +125,11 @@ class Kept:
         for side, group in (("prediction", predictions), ("target", targets)):
             for name, columns in group.items():
                 for key, column in columns.items():
-                    if (
-                        (not isinstance(column, Ragged)
-                        and not key.startswith("tokens"))
-                        or (key == "tokens"
-                        and np.ndim(column) == 1)
-                    ):
-                        self.columns.setdefault(f"{name}.{side}.{key}", []).append(np.asarray(column))
-        if sum(map(len, self.rows)) >= PART_ROWS:
+                    if isinstance(column, Ragged) or f"{key}.length" in columns or key.endswith(".length"):
+                        continue
+                    self.columns.setdefault(f"{name}.{side}.{key}", []).append(column)
+                    self.bytes += column.nbytes
+        if self.bytes >= PART_BYTES or sum(map(len, self.rows)) >= PART_ROWS:
             self.flush()
 
     def flush(self) -> None:
@@ -138,7 +137,7 @@ class Kept:
             columns: Columns = {"row": np.concatenate(self.rows)}
             columns |= {name: np.concatenate(pieces) for name, pieces in self.columns.items()}
             write_shard(self.folder / f"part-{self.parts:05d}.arrow", columns)
-            self.parts, self.rows, self.columns = self.parts + 1, [], {}
+            self.parts, self.bytes, self.rows, self.columns = self.parts + 1, 0, [], {}
 
 
 def write_measured(
@@ -147,9 +146,10 @@ def write_measured(
     """Measure, and keep result and predictions as an artefact of their own."""
     with write_folder(folder, KIND, {"split": split, "data": data_key}) as temporary:
         measured = measure(model, plan, split, autocast, keep=temporary)
-        write_json(
-            temporary / "result.json", measured.to_json() | {"losses": measured.losses, "details": measured.details}
-        )
+        metrics = {name: estimate.to_json() for name, estimate in measured.metrics.items()}
+        losses = {name: loss if math.isfinite(loss) else None for name, loss in measured.losses.items()}
+        result = {"split": split, "rows": measured.rows, "metrics": metrics, "order": list(metrics), "losses": losses}
+        write_json(temporary / "result.json", result | {"details": measured.details})
     return measured
 
 
@@ -157,10 +157,16 @@ def read_measured(folder: Path) -> Measured:
     verify_folder(folder, KIND)
     saved = read_json(folder / "result.json")
     metrics = {
-        name: Estimate(**{key: math.nan if item is None else item for key, item in value.items()})
-        for name, value in saved["metrics"].items()
+        name: Estimate(_number(value["value"]), _number(value["low"]), _number(value["high"]), value["rows"])
+        for name in saved["order"]  # the first is the one that says most; JSON keeps no order
+        for value in [saved["metrics"][name]]
     }
-    return Measured(saved["split"], saved["rows"], metrics, saved["losses"], saved["details"])
+    losses = {name: _number(loss) for name, loss in saved["losses"].items()}
+    return Measured(saved["split"], saved["rows"], metrics, losses, saved["details"])
+
+
+def _number(saved: float | None) -> float:
+    return math.nan if saved is None else saved
 
 
 def read_predictions(folder: Path, output: Field) -> list[tuple[np.ndarray, Columns, Columns]]:
@@ -172,5 +178,8 @@ def read_predictions(folder: Path, output: Field) -> list[tuple[np.ndarray, Colu
             {key.split(".", 2)[2]: value for key, value in columns.items() if key.startswith(f"{output.name}.{side}.")}
             for side in ("prediction", "target")
         ]
+        if not sides[0]:
+            fix = "compare runs that have the same outputs"
+            raise DataError(f"{folder}: no predictions of {output.name!r}. Fix: {fix}.")
         result.append((np.asarray(columns["row"]), sides[0], sides[1]))
     return result

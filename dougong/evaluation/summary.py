@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dougong.core.devices import device_name
-from dougong.data.prepare import Prepared
+from dougong.core.errors import Note
+from dougong.data.prepare import SPLITS, Prepared
 from dougong.evaluation.measure import Measured, read_measured
 from dougong.evaluation.report import CalibrationCurve, ConfusionMatrix, ReportContent, write_report
 from dougong.model import Model
@@ -27,7 +29,8 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared) -> str:
     """The first lines of a run: what is trained on what, and which routes were chosen."""
     device = next(model.parameters()).device
     count = sum(parameter.numel() for parameter in model.parameters())
-    rows = ", ".join(f"{sum(parts.values()):,} {name}" for name, parts in prepared.rows.items() if parts)
+    counts = {name: sum(prepared.rows.get(name, {}).values()) for name in SPLITS}
+    rows = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     budget, amount = recipe.train.budget
     dtype = str(autocast_dtype(recipe.train, device, model)).removeprefix("torch.")
     ends = f"{', '.join(recipe.inputs) or 'nothing'} → {', '.join(recipe.outputs)}"
@@ -47,7 +50,10 @@ def write(path: Path, run: Run) -> None:
         ReportContent(
             name=run.name,
             summary=sentence(run, shown),
-            metrics={split: measured.to_json()["metrics"] for split, measured in evaluated.items()},
+            metrics={
+                split: {name: estimate.to_json() for name, estimate in measured.metrics.items()}
+                for split, measured in evaluated.items()
+            },
             log=log_of(run.folder / "log.jsonl"),
             samples=samples(run),
             confusion=confusions(run, shown),
@@ -66,11 +72,13 @@ def sentence(run: Run, measured: Measured | None) -> str:
     head = (
         f"A {run.recipe.model.kind} from {', '.join(run.recipe.inputs) or 'nothing'} to {', '.join(run.recipe.outputs)}"
     )
-    body = f"trained on {rows:,} rows in {receipt['training']['seconds'] / 60:.1f} minutes ({receipt['training']['steps']:,} steps)"
+    minutes, steps = receipt["training"]["seconds"] / 60, receipt["training"]["steps"]
+    body = f"trained on {rows:,} rows in {minutes:.1f} minutes ({steps:,} steps)"
     if measured is None:
         return f"{head}, {body}."
     name, first = next(iter(measured.metrics.items()))
-    return f"{head}, {body}; {name} {first.value:.4f} on {measured.rows:,} {measured.split} rows (95 % interval {first.low:.4f} to {first.high:.4f})."
+    told = f"{name} {first.value:.4f} on {measured.rows:,} {measured.split} rows"
+    return f"{head}, {body}; {told} (95 % interval {first.low:.4f} to {first.high:.4f})."
 
 
 def log_of(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +96,7 @@ def log_of(path: Path) -> list[dict[str, Any]]:
 
 
 def samples(run: Run) -> list[dict[str, Any]]:
-    """What the model makes of a few held-out rows: continuations of their beginnings, or predictions beside what is right."""
+    """What the model makes of a few held-out rows: continuations of beginnings, or predictions and what is right."""
     split = run.prepared.split(run.held_out)
     if not split.rows:
         return []
@@ -100,7 +108,9 @@ def samples(run: Run) -> list[dict[str, Any]]:
     }
     if run.recipe.written and not run.inputs:
         prompts = [str(text)[:PROMPT_CHARACTERS] for text in decoded[run.recipe.written]]
-        texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Note)  # a sample may well end where the model's positions do
+            texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
         return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     if len(decoded) < len(run.inputs) + len(run.outputs):
         return []

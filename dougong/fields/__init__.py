@@ -6,6 +6,7 @@ Each file offers
     Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
     Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in)
+    files       config -> paths of the files that it names                 (only where there are some)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
 """
 

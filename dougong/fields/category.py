@@ -52,7 +52,7 @@ class Codec:
         self.index = {name: index for index, name in enumerate(self.classes)}
 
     @staticmethod
-    def parse(value: object) -> str | None:
+    def parse(value: object, config: Config | None = None) -> str | None:
         if value is None or isinstance(value, str):
             return value.strip() or None if value else None
         if isinstance(value, bool):
@@ -171,7 +171,7 @@ class Head(nn.Module):
         return {"probabilities": self.logits(features).float().softmax(-1)}
 
 
-def METRICS(config: Config, codec: Codec) -> list[Metric]:
+def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
     classes = len(codec.classes)
     metrics = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), LogLoss(), CalibrationError()]
     return [*metrics, Confusion()] if classes <= MAX_CONFUSION else metrics

@@ -8,19 +8,21 @@ Sources: crop and flip as in He et al. 2016, mixup after Zhang et al. 2018, rand
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, NonNegative, config
-from dougong.core.errors import missing_extra
+from dougong.core.errors import DataError, missing_extra
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
@@ -35,7 +37,7 @@ class Augment:
     """What is done to the pictures of a training batch, at random; all off by default except where a share is given."""
 
     flip: bool = False  # left to right, half of the pictures
-    crop: int = 0  # shifted by up to so many pixels, the rim filled with the edge
+    crop: Annotated[int, Field(ge=0)] = 0  # shifted by up to so many pixels, the rim filled with the edge
     jitter: NonNegative = 0.0  # brightness and contrast changed by up to this share
     erase: Fraction = 0.0  # share of pictures in which a rectangle is wiped out
     mixup: NonNegative = 0.0  # alpha of the Beta distribution two pictures are blended by; 0 = never
@@ -63,25 +65,34 @@ class Codec:
         self.mean, self.std = list(mean), list(std)  # of each channel, in 0..1
 
     @staticmethod
-    def parse(value: object) -> bytes | None:
+    def parse(value: object, config: Config | None = None) -> bytes | None:
         """Bytes, or the path of a file -> the file's bytes, judged by its header before anything is decoded."""
         if value is None or value == "":
             return None
         if isinstance(value, str):
             path = Path(value)
-            if not path.is_file():
+            if not os.path.isfile(path):  # unlike Path.is_file it also says no to names too long for the disk
                 raise ValueError(f"no such image file: {path.name}")
             if path.stat().st_size > 200 << 20:
                 raise ValueError(f"{path.name}: larger than 200 MB")
-            value = path.read_bytes()
+            try:
+                value = path.read_bytes()
+            except OSError as error:
+                raise ValueError(f"{path.name}: cannot be read ({error.strerror})") from None
         if not isinstance(value, bytes):
             raise ValueError(f"expected an image file or its bytes, found {type(value).__name__}")
-        _open(value).load()  # a truncated picture is found here, where its row can still be quarantined
+        picture = _open(value)
+        try:
+            picture.load()  # a truncated picture is found here, where its row can still be quarantined
+        except Exception:  # the decoders raise OSError, SyntaxError, struct.error, MemoryError … for damage
+            raise ValueError(f"a damaged {picture.format} image") from None
         return value
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[bytes | None]) -> Codec:
         pictures = [_open(value) for value in islice((v for v in values if v is not None), SAMPLE)]
+        if not pictures:
+            raise DataError(f"column {config.column!r}: no image in any training row. Fix: leave the column out.")
         sizes = [(picture.height, picture.width) for picture in pictures]
         size = config.size or max(sorted(set(sizes)), key=sizes.count)
         channels = config.channels or (1 if all(picture.mode in ("L", "1", "I;16") for picture in pictures) else 3)
@@ -126,6 +137,7 @@ def _open(data: bytes) -> Any:
             Image.DecompressionBombWarning,
             OSError,
             SyntaxError,
+            ValueError,  # a chunk of text that unpacks to many times its size
         ):
             raise ValueError(f"not a {', '.join(FORMATS)} image, or damaged") from None
     if picture.width * picture.height > MAX_PIXELS:

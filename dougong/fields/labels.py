@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, NonNegative, config
@@ -31,7 +32,7 @@ class Config(FieldConfig):
     type: Literal["labels"] = "labels"
     classes: tuple[str, ...] | None = None
     min_count: Count = 1
-    separator: str = "|"
+    separator: Annotated[str, Field(min_length=1)] = "|"
     threshold: Fraction = 0.5  # a label is given when its probability reaches this
     pool: PoolKind = "mean"
     dropout: NonNegative = 0.0
@@ -49,18 +50,14 @@ class Codec:
         self.index = {name: index for index, name in enumerate(self.classes)}
 
     @staticmethod
-    def parse(value: object, separator: str = "|") -> list[str] | None:
+    def parse(value: object, config: Config | None = None) -> list[str] | None:
         if value is None:
             return None
         if isinstance(value, str):
-            value = (
-                json.loads(value)
-                if value.startswith("[")
-                else [part for part in value.split(separator) if part.strip()]
-            )
+            value = _from_json(value) if value.startswith("[") else value.split((config or Config()).separator)
         if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
             raise ValueError("expected a list of names")
-        return sorted({str(item).strip() for item in value})
+        return sorted({name for item in value if (name := str(item).strip())})
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[list[str] | None]) -> Codec:
@@ -104,6 +101,13 @@ class Codec:
     @classmethod
     def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
         return cls(config, saved["classes"])
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("expected a JSON list of names, or names joined by the separator") from None
 
 
 class Encoder(nn.Module):
@@ -153,6 +157,6 @@ class Head(nn.Module):
         return {"probabilities": self.logits(features).float().sigmoid()}
 
 
-def METRICS(config: Config, codec: Codec) -> list[Metric]:
-    classes = len(codec.classes)
-    return [LabelsF1("micro"), LabelsF1("macro"), LabelsAccuracy(), LabelsAUC(classes)]
+def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
+    classes, threshold = len(codec.classes), config.threshold
+    return [LabelsF1("micro", threshold), LabelsF1("macro", threshold), LabelsAccuracy(threshold), LabelsAUC(classes)]

@@ -1,7 +1,7 @@
 """Number: a measurement or a count, with missing values.
 
-Going in, a number becomes its standardized value, whether it is missing, and its place among the quantiles of the training
-rows (piecewise-linear encoding, Gorishniy et al. 2022), which lets a network draw the sharp steps that trees draw.
+Going in, a number becomes its standardized value, whether it is missing, and its place among the quantiles of the
+training rows (piecewise-linear encoding, Gorishniy et al. 2022), which lets a network draw the sharp steps of trees.
 """
 
 # N rows, B batch, D width, Q bins
@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import NonNegative, config
 from dougong.core.errors import DataError, bad_field
+from dougong.data.cleaning import MAX_NUMBER
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
@@ -36,7 +38,9 @@ class Config(FieldConfig):
 
     type: Literal["number"] = "number"
     normalize: Literal["standard", "quantile", "log", "none"] = "standard"
-    bins: int = 16  # quantile bins that an input is spread over; 0 = the plain value only
+    bins: Annotated[int, Field(ge=0, le=256)] = (
+        16  # quantile bins that an input is spread over; 0 = the plain value only
+    )
     pool: PoolKind = "mean"
     dropout: NonNegative = 0.0
     loss: Loss | None = None
@@ -53,7 +57,7 @@ class Codec:
         self.quantiles = np.asarray(quantiles, dtype=np.float64)  # (Q + 1,) increasing, in the unit of the data
 
     @staticmethod
-    def parse(value: object) -> float | None:
+    def parse(value: object, config: Config | None = None) -> float | None:
         if value is None or isinstance(value, float):
             return value
         if isinstance(value, bool | int):
@@ -85,18 +89,18 @@ class Codec:
         return cls(config, mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0, quantiles.tolist())
 
     def encode(self, values: Sequence[float | None]) -> tuple[Columns, dict[str, int]]:
-        """{"value": (N,) float32 normalized, "raw": (N,) float64}; nan where missing."""
+        """{"normalized": (N,) float32, "value": (N,) float64 in the unit of the data}; nan where missing."""
         raw = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
         outside = (raw < self.quantiles[0]) | (raw > self.quantiles[-1])
         counts = {"missing": int(np.isnan(raw).sum()), "outside the training range": int(outside.sum())}
-        return {"value": self.normalize(raw).astype(np.float32), "raw": raw}, counts
+        return {"normalized": self.normalize(raw).astype(np.float32), "value": raw}, counts
 
     def normalize(self, raw: np.ndarray) -> np.ndarray:
         if self.config.normalize == "none":
             return raw
         if self.config.normalize == "quantile":
             place = np.interp(raw, self.quantiles, np.linspace(0, 1, len(self.quantiles)))
-            return 2 * place - 1
+            return np.where(np.isnan(raw), math.nan, 2 * place - 1)  # of a single quantile interp makes nan a number
         scaled = _log(raw) if self.config.normalize == "log" else raw
         return np.clip((scaled - self.mean) / self.std, -1e4, 1e4)
 
@@ -108,12 +112,12 @@ class Codec:
         if self.config.normalize == "quantile":
             return np.interp((value + 1) / 2, np.linspace(0, 1, len(self.quantiles)), self.quantiles)
         scaled = value * self.std + self.mean
-        return (
-            np.sign(scaled) * np.expm1(np.minimum(np.abs(scaled), 69.0)) if self.config.normalize == "log" else scaled
-        )
+        if self.config.normalize == "log":
+            return np.sign(scaled) * np.expm1(np.minimum(np.abs(scaled), _log(MAX_NUMBER)))
+        return scaled
 
     def decode(self, columns: Columns) -> list[float | None]:
-        return [None if math.isnan(value) else float(value) for value in np.asarray(columns["raw"])]
+        return [None if math.isnan(value) else float(value) for value in np.asarray(columns["value"])]
 
     def answers(self, prediction: Columns) -> list[dict[str, Any]]:
         return [{"value": float(value)} for value in np.asarray(prediction["value"])]
@@ -126,7 +130,8 @@ class Codec:
         if self.config.bins == 0:
             return []
         places = np.linspace(0, len(self.quantiles) - 1, min(self.config.bins + 1, len(self.quantiles)))
-        return np.unique(self.normalize(self.quantiles[places.round().astype(int)])).tolist()
+        edges = self.normalize(self.quantiles[places.round().astype(int)])
+        return np.unique(edges.astype(np.float32)).tolist()  # distinct as float32 too, or a bin would have no width
 
     def to_json(self) -> dict[str, Any]:
         return {"mean": self.mean, "std": self.std, "quantiles": self.quantiles.tolist()}
@@ -159,14 +164,15 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, batch: dict[str, Tensor], name: str) -> Features:
-        value = batch[f"{name}.value"]  # (B,)
+        value = batch[f"{name}.normalized"]  # (B,)
         missing = value.isnan()
         value = torch.where(missing, 0.0, value)
         # A far outlier must not drown the rest; the bins hold its order among the seen values.
         parts = [value.clamp(-8, 8)[:, None], missing[:, None].to(value.dtype)]
         if len(self.edges) > 1:
             low, high = self.edges[:-1], self.edges[1:]
-            parts.append(((value[:, None] - low) / (high - low)).clamp(0, 1))  # (B, Q)
+            place = (value[:, None] - low) / (high - low)  # (B, Q); inf / inf where edges lie at the ends of float32
+            parts.append(place.nan_to_num(0.0).clamp(0, 1))
         values = self.linear(torch.cat(parts, dim=1))[:, None]  # (B, 1, D)
         return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
@@ -191,13 +197,13 @@ class Head(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
-        return (~batch[f"{name}.value"].isnan()).sum()
+        return (~batch[f"{name}.normalized"].isnan()).sum()
 
     def output(self, features: Features) -> Tensor:  # (B,) normalized
         return self.linear(self.dropout(self.pool(features))).squeeze(-1).float()
 
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
-        target = batch[f"{name}.value"]
+        target = batch[f"{name}.normalized"]
         real = ~target.isnan()
         options = {"delta": self.setting.delta} if self.setting.kind == "huber" else {}
         return self.LOSSES[self.setting.kind](self.output(features)[real], target[real], **options)
@@ -208,5 +214,5 @@ class Head(nn.Module):
         return {"value": torch.from_numpy(self.codec.restore(normalized.cpu().numpy()))}
 
 
-def METRICS(config: Config, codec: Codec) -> list[Metric]:
-    return [R2(shift=codec.mean if config.normalize == "standard" else 0.0), RMSE(), MAE(), MSE()]
+def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
+    return [R2(shift=float(np.median(codec.quantiles))), RMSE(), MAE(), MSE()]

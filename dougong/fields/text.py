@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -32,7 +33,8 @@ from dougong.metrics.metric import Metric
 END = "<|end|>"  # closes every text; what a language model begins from
 UNKNOWN = "<|unknown|>"
 SAMPLE_CHARACTERS = 50_000_000  # a tokenizer is trained on at most so much text, whatever the size of the data
-# Words with the space before them, numbers by at most three digits, runs of marks, line breaks apart from other white space.
+GROUP_CHARACTERS = 1_000_000  # are encoded together
+# Words with the space before them, numbers by at most three digits, runs of marks, line breaks apart from other space.
 WORDS = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
 
 
@@ -48,7 +50,7 @@ class CharTokenizer:
     """Each character is a token; those beyond the `vocab_size` most frequent are unknown."""
 
     kind: Literal["char"] = "char"
-    vocab_size: Count = 16_384
+    vocab_size: Annotated[Count, Field(ge=3)] = 16_384
 
 
 @config
@@ -93,6 +95,11 @@ class Config(FieldConfig):
     loss: Loss | None = None
 
 
+def files(config: Config) -> list[Path]:
+    """What the codec is made from beside the data: other contents give other tokens."""
+    return [Path(config.tokenizer.path)] if isinstance(config.tokenizer, FileTokenizer) else []
+
+
 class Codec:
     """Text <-> token ids. Every text is closed by the end token."""
 
@@ -101,13 +108,14 @@ class Codec:
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         self.config, self.tokenizer = config, tokenizer
-        self.vocab_size: int = tokenizer.get_vocab_size()
-        self.end: int = tokenizer.token_to_id(_end_token(config, tokenizer))
+        vocabulary = tokenizer.get_vocab()
+        self.vocab_size = max(vocabulary.values()) + 1  # a tokenizer.json may leave out ids
+        self.end = vocabulary[_end_token(config, tokenizer)]
         self.unknown: int | None = tokenizer.token_to_id(UNKNOWN)
         self.dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
 
     @staticmethod
-    def parse(value: object) -> str | None:
+    def parse(value: object, config: Config | None = None) -> str | None:
         if value is None or isinstance(value, str):
             return value
         if isinstance(value, bool | int | float):
@@ -116,14 +124,23 @@ class Codec:
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[str]) -> Codec:
-        return cls(config, TRAINERS[config.tokenizer.kind](config, _sample(values)))
+        texts = _sample(values)
+        first = next(texts, None)
+        if first is None and config.tokenizer.kind not in UNTRAINED:
+            raise DataError(f"column {config.column!r}: no text in any training row. Fix: leave the column out.")
+        return cls(config, TRAINERS[config.tokenizer.kind](config, chain([first or ""], texts)))
 
     def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
         """{"tokens": ragged ids, "bytes": (N,) UTF-8 length of each text}, and how many characters were unknown."""
         texts = ["" if value is None else value for value in values]
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        rows = [np.array([*row, self.end], dtype=self.dtype) for row in ids]
-        counts = {} if self.unknown is None else {"unknown characters": sum(row.count(self.unknown) for row in ids)}
+        rows = [
+            np.array([*encoding.ids, self.end], dtype=self.dtype)
+            for group in _groups(texts)
+            for encoding in self.tokenizer.encode_batch_fast(group, add_special_tokens=False)
+        ]
+        counts = {}
+        if self.unknown is not None:
+            counts["unknown characters"] = sum(int((row == self.unknown).sum()) for row in rows)
         size = np.array([len(text.encode()) for text in texts], dtype=np.int64)
         return {"tokens": Ragged.of(rows, self.dtype), "bytes": size}, counts
 
@@ -164,7 +181,7 @@ class Encoder(nn.Module):
         return self.embed(batch[f"{name}.tokens"], batch[f"{name}.tokens.length"])
 
     def shifted(self, batch: dict[str, Tensor], name: str) -> Features:
-        """What a language model sees when it predicts `tokens`: the token before each (the end token before the first)."""
+        """What a language model sees when it predicts `tokens`: the token before each (the end before the first)."""
         tokens = batch[f"{name}.tokens"]  # (B, T)
         before = batch.get(f"{name}.before")  # (B,) set for windows that are cut from a stream
         first = torch.full_like(tokens[:, :1], self.end) if before is None else before[:, None]
@@ -226,7 +243,7 @@ class Head(nn.Module):
         return {"nats": nats}
 
 
-def METRICS(config: Config, codec: Codec) -> list[Metric]:
+def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
     return [BitsPerByte(), Perplexity(), TokenLoss()]
 
 
@@ -241,8 +258,9 @@ def _train_byte(config: Config, texts: Iterator[str]) -> Tokenizer:
 def _train_char(config: Config, texts: Iterator[str]) -> Tokenizer:
     assert isinstance(config.tokenizer, CharTokenizer)
     counts: Counter[str] = Counter()
+    lower = normalizers.Lowercase().normalize_str  # not str.lower: the two disagree about the last sigma of a word
     for text in texts:
-        counts.update(text.lower() if config.lowercase else text)
+        counts.update(lower(text) if config.lowercase else text)
     kept = sorted(counts, key=lambda character: (-counts[character], character))[: config.tokenizer.vocab_size - 2]
     vocabulary = {token: index for index, token in enumerate([END, UNKNOWN, *kept])}
     tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
@@ -264,15 +282,22 @@ def _train_bpe(config: Config, texts: Iterator[str]) -> Tokenizer:
 
 def _train_unigram(config: Config, texts: Iterator[str]) -> Tokenizer:
     assert isinstance(config.tokenizer, UnigramTokenizer)
-    tokenizer = _byte_level(config, Tokenizer(models.Unigram()))
+    untrained = _byte_level(config, Tokenizer(models.Unigram()))
     trainer = trainers.UnigramTrainer(
         vocab_size=config.tokenizer.vocab_size,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte has a token: nothing can be unknown
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    untrained.train_from_iterator(texts, trainer)
+    learnt = json.loads(untrained.to_str())["model"]["vocab"]
+    # The trainer goes through a hash table, in another order each time: sums differ in their last digits, and the bytes
+    # that no text holds get the lowest scores, 0.0001 apart, in that order. Made the same here.
+    scores = {piece: round(score, 6) for piece, score in learnt if piece != END}
+    lowest = min(scores.values())
+    scores |= {piece: lowest for piece, score in scores.items() if len(piece) == 1 and score < lowest + 0.03}
+    vocabulary = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    return _byte_level(config, Tokenizer(models.Unigram([(END, 0.0), *vocabulary])))
 
 
 def _open_file(config: Config, texts: Iterator[str]) -> Tokenizer:
@@ -292,6 +317,9 @@ TRAINERS = {
     "unigram": _train_unigram,
     "file": _open_file,
 }
+
+
+UNTRAINED = ("byte", "file")
 
 
 def _byte_level(config: Config, tokenizer: Tokenizer) -> Tokenizer:
@@ -321,6 +349,8 @@ def _from_text(text: str, source: str) -> Tokenizer:
             f"{source}: not a tokenizer.json ({error}). Fix: give the file that `tokenizers` saved."
         ) from None
     tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # the length is the recipe's to say
+    tokenizer.no_padding()
     return tokenizer
 
 
@@ -335,12 +365,26 @@ def _end_token(config: Config, tokenizer: Tokenizer) -> str:
     )
 
 
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in groups of bounded size: while it is encoded a token takes a hundred bytes."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
 def _sample(values: Iterable[str | None]) -> Iterator[str]:
-    """Texts up to SAMPLE_CHARACTERS; a text longer than 1 M characters is cut, so that one cannot be the whole sample."""
+    """Texts up to SAMPLE_CHARACTERS; one longer than 1 M characters is cut, so that it cannot be the whole sample."""
     taken = 0
     for value in values:
         if value:
             yield value[:1_000_000]
-            taken += len(value)
+            taken += min(len(value), 1_000_000)
             if taken >= SAMPLE_CHARACTERS:
                 return

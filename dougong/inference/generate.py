@@ -1,13 +1,14 @@
 """Write text step by step, with the backbone's cache. The same seed gives the same text.
 
-Sampling: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024); temperature 0 is greedy.
+Sampling: temperature (0 is greedy), top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
 """
 
 # B batch, T time, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -15,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dougong.core.config import Count, Fraction, NonNegative, config
-from dougong.core.errors import bad_field
+from dougong.core.config import Count, Fraction, NonNegative, config, dump, read
+from dougong.core.errors import NO_SUCH_KEY, Note, bad_field
 from dougong.layers.features import Features
 from dougong.model import Batch, Model
 
@@ -25,19 +26,30 @@ from dougong.model import Batch, Model
 class Config:
     """How the next token is chosen."""
 
-    max_tokens: Count = 200
+    max_tokens: Annotated[Count, Field(le=100_000)] = 200
     temperature: NonNegative = 0.8  # 0: always the most likely token
     top_k: Count | None = None  # only the k most likely tokens
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # only the most likely tokens that together hold this share
     min_p: Fraction = 0.0  # only tokens at least this likely, relative to the most likely one
     repetition_penalty: Annotated[float, Field(ge=1.0)] = 1.0  # logits of tokens that were there are divided by this
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+
+
+def options(given: Mapping[str, Any]) -> Config:
+    """The options by name, checked. Raises FieldError for an unknown name or a value out of its range."""
+    config, problems = read(Config, dict(given))
+    if problems:
+        first = problems[0]
+        expected = f"one of {', '.join(dump(Config()))}" if first.expected == NO_SUCH_KEY else first.expected
+        raise bad_field(f"generate.{first.key}".strip("."), first.value, expected, first.fix)
+    return config
 
 
 @torch.inference_mode()
 def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequence[Batch] | None = None) -> list[str]:
     """The continuation of each prompt, without the prompt; "" begins a text of its own.
 
+    Each has its own random numbers, from the seed and its place: what it becomes does not depend on the others.
     A model that also reads inputs needs `rows`: for each prompt a batch of one row with those inputs.
     """
     if model.written is None:
@@ -52,11 +64,14 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
             "prompt", list(prompts)[:1], f"values for {', '.join(field.name for field in model.inputs)}", "use predict"
         )
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same text on every device
+    options(dump(config))
     model.eval()
     codec = model.written.codec
     results = []
     for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise bad_field(f"prompts[{index}]", prompt, "text", "give each prompt as text")
+        generator = torch.Generator().manual_seed(config.seed + index)  # on the CPU: the same text on every device
         known = codec.tokenizer.encode(prompt, add_special_tokens=False).ids
         row = {key: value.to(device) for key, value in rows[index].items()} if rows else {}
         results.append(codec.text(Writer(model, row, device).write([codec.end, *known], config, generator)))
@@ -73,18 +88,26 @@ class Writer:
 
     def write(self, known: list[int], config: Config, generator: torch.Generator) -> list[int]:
         known = known[-self.field.config.max_length :]  # what lies further back than the model ever looked is left out
-        capacity = len(known) + config.max_tokens + sum(features.mask.shape[1] for features in self.inputs)
+        start = len(known) + sum(features.mask.shape[1] for features in self.inputs)
+        longest = getattr(self.model.backbone, "max_length", None)  # learned positions end somewhere
+        # The last token that is written is never read, so it needs no position.
+        most = config.max_tokens if longest is None else min(config.max_tokens, max(longest - start + 1, 0))
+        capacity = start + most
         cache = self.model.backbone.new_cache(1, capacity, self.device, next(self.model.parameters()).dtype)
         features = self.model.backbone(self.model.join([*self.inputs, self.embed(known)]), causal=True, cache=cache)
         head = self.model.head(self.field)
         written: list[int] = []
-        while len(written) < config.max_tokens:
+        while len(written) < most:
             logits = head.logits(features.values[0, -1])  # (V,)
             token = choose(logits.cpu(), [*known, *written], config, generator)
             if token == self.field.codec.end:
-                break
+                return written
             written.append(token)
-            features = self.model.backbone(self.marked(self.embed([token])), causal=True, cache=cache)
+            if len(written) < most:
+                features = self.model.backbone(self.marked(self.embed([token])), causal=True, cache=cache)
+        if most < config.max_tokens:
+            said = f"stopped after {most:,} of {config.max_tokens:,} tokens: the model has only {longest:,} positions"
+            warnings.warn(said, Note, stacklevel=2)
         return written
 
     def embed(self, tokens: list[int]) -> Features:
@@ -101,7 +124,7 @@ class Writer:
 
 def choose(logits: Tensor, before: Sequence[int], config: Config, generator: torch.Generator) -> int:
     """The next token for logits (V,)."""
-    if config.repetition_penalty > 1:
+    if config.repetition_penalty > 1 and before:
         seen = torch.tensor(sorted(set(before)))
         value = logits[seen]
         logits = logits.index_copy(
@@ -109,7 +132,8 @@ def choose(logits: Tensor, before: Sequence[int], config: Config, generator: tor
         )
     if config.temperature == 0:
         return int(logits.argmax())
-    probabilities = (logits.double() / config.temperature).softmax(0)
+    logits = logits.double()
+    probabilities = ((logits - logits.max()) / config.temperature).softmax(0)  # no overflow, however cold
     kept = torch.ones_like(probabilities, dtype=torch.bool)
     if config.top_k:
         kept &= probabilities >= probabilities.topk(min(config.top_k, len(logits))).values[-1]

@@ -21,7 +21,7 @@ Autocast = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Predicted:
-    """One batch of rows: for each output what was predicted, what is right, and the sum of its loss and of its targets."""
+    """One batch of rows: for each output what was predicted, what is right, the sum of its loss and of its targets."""
 
     rows: np.ndarray  # (N,) row ids
     predictions: dict[str, Columns]
@@ -81,7 +81,7 @@ def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
 
 
 def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterator[Predicted]:
-    """Add up what the tokens of each document cost. Windows come in order, so all but the last document are complete."""
+    """Add up what the tokens of each document cost. Windows come in order: all but the last document are complete."""
     size = np.concatenate([shard[f"{name}.bytes"] for shard in plan.split.shards])  # (rows,)
     first = 0  # the first document that is still open
     nats, tokens = np.zeros(0), np.zeros(0, dtype=np.int64)

@@ -34,9 +34,9 @@ def rotary(places: Tensor, head_dim: int, base: float) -> Rotary:
 
 def rotate(x: Tensor, tables: Rotary) -> Tensor:
     """Turn each pair (i, i + K/2) of a query or key by the angle of its place: (B, H, T, K) -> the same."""
-    cos, sin = tables
+    cos, sin = (table.to(x.dtype) for table in tables)  # small; else float32 tables would lift all of x to float32
     first, second = x.chunk(2, dim=-1)  # (B, H, T, K/2) each
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def grid_places(grid: tuple[int, ...], device: torch.device) -> Tensor:

@@ -5,7 +5,8 @@ Such a row is always wrong: accuracy, top-k, F1 and calibration count it so (for
 that was predicted). It has no probability and no rank, so log loss and AUC leave it out; `Estimate.rows` then says how
 many rows remained, and `Confusion` counts it in a row of its own.
 
-Several labels: prediction {"probabilities": (N, C)}, target {"indicators": (N, C)}; a label is predicted from 0.5 on.
+Several labels: prediction {"probabilities": (N, C)}, target {"indicators": (N, C)}; a label is predicted where its
+probability reaches the threshold.
 """
 
 # N rows, C classes or labels, K statistics, B bins
@@ -240,14 +241,14 @@ class LabelsF1(Metric):
 
     share = True
 
-    def __init__(self, average: Literal["micro", "macro"] = "micro"):
+    def __init__(self, average: Literal["micro", "macro"] = "micro", threshold: float = 0.5):
         if average not in ("micro", "macro"):
             raise bad_field("average", average, "micro or macro", "write 'micro'")
-        self.average = average
+        self.average, self.threshold = average, threshold
         self.name = f"f1_{average}"
 
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        chosen, actual = _probabilities(prediction) >= 0.5, _indicators(target)
+        chosen, actual = _probabilities(prediction) >= self.threshold, _indicators(target)
         both, either = chosen & actual, chosen.astype(np.float64) + actual  # F1 = 2 both / (chosen + actual)
         if self.average == "micro":
             return np.stack([both.sum(axis=1), either.sum(axis=1)], axis=1)  # (N, 2)
@@ -264,8 +265,11 @@ class LabelsAccuracy(Metric):
     name = "exact_match"
     share = True
 
+    def __init__(self, threshold: float = 0.5):
+        self.threshold = threshold
+
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        right = ((_probabilities(prediction) >= 0.5) == _indicators(target)).all(axis=1)
+        right = ((_probabilities(prediction) >= self.threshold) == _indicators(target)).all(axis=1)
         return np.stack([right, np.ones(len(right))], axis=1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:

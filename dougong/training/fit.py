@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dougong.core.artefacts import repair_jsonl
+from dougong.core.artefacts import disk_errors, repair_jsonl
 from dougong.core.devices import pick_dtype
+from dougong.core.errors import MachineError, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
 from dougong.training import checkpoint, optimizers, schedules
@@ -58,6 +61,11 @@ class Session:
         used = {"steps": progress.step, "tokens": progress.tokens, "minutes": progress.seconds / 60}
         return used[name] / budget
 
+    def ended(self) -> bool:
+        """Whether there is nothing left to do: the budget is used, or the validation loss has stopped falling."""
+        patience = self.config.early_stop
+        return self.done() >= 1 or bool(patience and self.progress.since_best >= patience)
+
     def factor(self) -> float:
         return schedules.factor(self.config.schedule, self.progress.step, self.done(), self.progress.plateau)
 
@@ -72,7 +80,9 @@ class Session:
     def save(self, best: bool = False) -> None:
         optimizer, groups = checkpoint.optimizer_tensors(self.optimizer, self.model)
         state = {"progress": self.progress.to_json(), "optimizer": groups, "random": checkpoint.random_state()}
-        folder = self.folder / "checkpoints"
+        folder, log = self.folder / "checkpoints", self.folder / "log.jsonl"
+        with disk_errors(log), log.open("rb") as stream:
+            os.fsync(stream.fileno())  # or a power cut would leave a checkpoint whose steps the log does not know
         checkpoint.save(folder, self.progress.step, self.tensors() | optimizer, state, keep=self.config.keep, best=best)
 
     def resume(self) -> list[str]:
@@ -126,6 +136,8 @@ def fit(
 
     `validate` returns {"loss": …} and more; the weights with the lowest loss are those that the model holds at the end.
     """
+    if validate is None:
+        check_needs_no_validation(config)
     session = Session(model, loader, config, folder, seed)
     refused = session.resume()
     progress = session.progress
@@ -142,12 +154,12 @@ def fit(
     )
     waiting = Waiting(session)
     seam = counted(forward_backward, monitor)
-    with stop_on_signals() as stop, monitor:
+    with stop_on_signals() as stop, monitor, machine_errors(config, waiting), closing(waiting.batches()) as batches:
         steps = train_steps(
-            model, loss_fn, waiting.batches(), session.optimizer, config, progress,
+            model, loss_fn, batches, session.optimizer, config, progress,
             factor=session.factor, autocast=autocast, forward_backward=seam,
         )  # fmt: skip
-        while session.done() < 1 and not (config.early_stop and progress.since_best >= config.early_stop):
+        while not session.ended():
             started = time.perf_counter()
             model.train()
             numbers = next(steps)
@@ -164,9 +176,10 @@ def fit(
             best = False
             if validate and (due_validation.now(done) or done >= 1) and not progress.skipped_in_a_row:
                 best = run_validation(session, validate, monitor)
-            if best or due_checkpoint.now(done) or stop or done >= 1:
+            stopping = bool(stop)  # asked once: a signal between the two lines below must not leave without saving
+            if best or due_checkpoint.now(done) or stopping or session.ended():
                 session.save(best)
-            if stop:
+            if stopping:
                 break
     if not stop:
         progress.chosen = session.load_best() if validate else None
@@ -195,7 +208,7 @@ def run_validation(session: Session, validate: Callable[[], dict[str, float]], m
     if session.average:
         session.average.swap()
     loss = result["loss"]
-    best = progress.best is None or loss < progress.best
+    best = math.isfinite(loss) and (progress.best is None or loss < progress.best)
     progress.since_best = 0 if best else progress.since_best + 1
     progress.best = loss if best else progress.best
     progress.plateau = schedules.observe(session.config.schedule, loss, progress.plateau)
@@ -207,13 +220,15 @@ def run_validation(session: Session, validate: Callable[[], dict[str, float]], m
 
 def report_skipped(session: Session, numbers: dict[str, Any], monitor: Monitor) -> None:
     """Say which rows gave a loss or gradient that is not finite; stop when it keeps happening."""
-    rows = ", ".join(map(str, numbers["skipped_rows"][:20]))
-    monitor.say(f"step {session.progress.step:,} not taken: loss or gradient is not finite (rows {rows} …)")
+    rows = ", ".join(map(str, numbers["skipped_rows"][:20])) + (" …" if len(numbers["skipped_rows"]) > 20 else "")
+    monitor.say(f"step {session.progress.step:,} not taken: loss or gradient is not finite (rows {rows})")
     if session.progress.skipped_in_a_row < session.config.max_skipped:
         return
+    session.save()
     raise NotFinite(
-        f"train: loss or gradients were not finite for {session.progress.skipped_in_a_row} steps in a row, last on the rows {rows}. "
-        "The weights are those of the last good step. Fix: lower train.optimizer.lr, or look at these rows."
+        f"train: loss or gradients were not finite for {session.progress.skipped_in_a_row} steps in a row, last on the "
+        f"rows {rows} of the training split. The weights of the last good step are saved. "
+        "Fix: lower train.optimizer.lr (and say --accept-changes), or look at these rows."
     )
 
 
@@ -240,17 +255,56 @@ class Waiting:
     """Batches on the model's device and augmented, with the time that the model waited for them."""
 
     def __init__(self, session: Session):
-        self.session, self.seconds = session, 0.0
+        self.session, self.seconds, self.rows = session, 0.0, 0
 
-    def batches(self) -> Iterator[tuple[Position, list[Batch]]]:
-        source = self.session.loader.batches(self.session.progress.position)
-        while True:
-            started = time.perf_counter()
-            position, micro_batches = next(source)
-            placed = [to_device(batch, self.session.device) for batch in micro_batches]
-            placed = [self.session.model.augment(batch) for batch in placed]
-            self.seconds = time.perf_counter() - started
-            yield position, placed
+    def batches(self) -> Generator[tuple[Position, list[Batch]]]:
+        with closing(self.session.loader.batches(self.session.progress.position)) as source:
+            while True:
+                started = time.perf_counter()
+                position, micro_batches = next(source)
+                self.rows = max(len(batch["row"]) for batch in micro_batches)
+                placed = [to_device(batch, self.session.device) for batch in micro_batches]
+                placed = [self.session.model.augment(batch) for batch in placed]
+                self.seconds = time.perf_counter() - started
+                yield position, placed
+
+
+def check_needs_no_validation(config: Config) -> None:
+    """Refuse settings that listen to a validation loss where there will be none."""
+    fix = "give some rows to validation: data: {split: {validation: 0.1}}"
+    if config.early_stop:
+        raise bad_field("train.early_stop", config.early_stop, "rows to validate on, and there are none", fix)
+    if isinstance(config.schedule, schedules.Plateau):
+        raise bad_field("train.schedule.kind", "plateau", "rows to validate on, and there are none", fix)
+
+
+@contextmanager
+def machine_errors(config: Config, waiting: Waiting) -> Iterator[None]:
+    """Where the machine gives out, say which setting keeps within what it has."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        told = str(error).splitlines()[0] if str(error) else "out of memory"
+        if "DataLoader worker" in told:
+            raise MachineError(
+                f"train.workers = {config.workers}: a process that reads batches has died ({shown(told)}). The last "
+                "checkpoint is good, the same command goes on from it. Fix: free memory, or set train.workers: 0."
+            ) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in told:
+            raise MachineError(
+                f"train: out of memory with {waiting.rows} rows computed at once ({shown(told)}). "
+                f"Fix: {smaller(config, waiting.rows)}."
+            ) from error
+        raise
+
+
+def smaller(config: Config, rows: int) -> str:
+    """The setting that halves what is computed at once."""
+    if rows <= 1:
+        return "train a smaller model, or shorter inputs: a single row does not fit"
+    if config.accumulate > 1:
+        return f"set train.accumulate: {2 * config.accumulate}; the result is the same"
+    return f"set train.micro_batch: {rows // 2}; the result is the same. Or lower train.batch_size"
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -100,12 +100,12 @@ class Progress:
         return asdict(self)
 
 
-class NotFinite(DougongError):
+class NotFinite(DougongError):  # noqa: N818 - the name says what was found
     """Loss or gradients were not finite too often in a row; the weights are those of the last good step."""
 
 
 LossFunction = Callable[[nn.Module, Batch, dict[str, Tensor]], Tensor]
-"""(model, micro-batch, number of targets of the whole step by output) -> this micro-batch's share of the step's loss."""
+"""(model, micro-batch, targets of the whole step by output) -> this micro-batch's share of the step's loss."""
 
 
 def task_loss(weights: dict[str, float]) -> LossFunction:
@@ -155,11 +155,10 @@ def train_steps(
     autocast: Any,
     forward_backward: Callable[[nn.Module, LossFunction, list[Batch], Any], Tensor] = accumulate,
 ) -> Iterator[dict[str, Any]]:
-    """Take one optimizer step a turn; yield that step's numbers. Ends when the learning-rate factor's budget does (the caller's `if`)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Take one optimizer step a turn, as long as there are batches and the caller asks; yield that step's numbers."""
+    parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]  # running statistics of norms
-    while True:
-        position, micro_batches = next(batches)
+    for position, micro_batches in batches:
         kept = [buffer.clone() for buffer in buffers]
         lr_factor = factor()
         for group in optimizer.param_groups:
@@ -196,7 +195,7 @@ def train_steps(
         }
 
 
-def clip(parameters: list[nn.Parameter], config: Config) -> Tensor:
+def clip(parameters: list[Tensor], config: Config) -> Tensor:
     """Clip the gradients as configured; return their norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
@@ -223,7 +222,7 @@ class Average:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.names = [name for name, _ in model.named_parameters()]
-        self.live = [parameter for _, parameter in model.named_parameters()]
+        self.live: list[Tensor] = [parameter for _, parameter in model.named_parameters()]
         self.mean = [parameter.detach().clone() for parameter in self.live]
 
     @torch.no_grad()

@@ -39,7 +39,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT (and SIGUSR1, which clusters send before they kill) into a request to stop after the step."""
+    """Turn SIGTERM, SIGINT and SIGUSR1 (which clusters send before they kill) into a request to stop after the step."""
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ class Monitor:
             self.console.print(text, markup=False)
 
     def record(self, record: dict[str, Any]) -> None:
-        append_line(self.log, {key: _finite(value) for key, value in record.items()})
+        append_line(self.log, _finite(record))
 
     def step(self, record: dict[str, Any], done: float, seconds_left: float | None) -> None:
         """Log one step and refresh the live line. `done` is the share of the budget that is used."""
@@ -141,6 +141,8 @@ class Speed:
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN: a loss that was not finite is logged as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

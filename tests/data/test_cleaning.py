@@ -57,14 +57,16 @@ def test_repair_undoes_a_wrong_encoding_and_leaves_quotes_alone() -> None:
         (Config(), {"text": " \n"}, "empty"),
         (Config(), {"text": "\x07\x00"}, "empty"),
         (Config(empty="keep"), {"text": ""}, None),
-        (Config(), {"text": None}, "missing"),
-        (Config(), {"label": None}, "missing"),
-        (Config(), {"label": "  "}, "missing"),
-        (Config(), {"label": math.nan}, "missing"),
-        (Config(), {"size": ""}, "missing"),
-        (Config(), {"size": "N/A"}, "missing"),
-        (Config(), {"size": math.nan}, "missing"),
-        (Config(missing="keep"), {"size": "", "label": ""}, None),
+        (Config(), {"text": None}, "empty"),
+        (Config(empty="keep"), {"text": None}, None),
+        (Config(missing="drop"), {"label": None}, "missing"),
+        (Config(missing="drop"), {"label": "  "}, "missing"),
+        (Config(missing="drop"), {"label": math.nan}, "missing"),
+        (Config(missing="drop"), {"size": ""}, "missing"),
+        (Config(missing="drop"), {"size": "N/A"}, "missing"),
+        (Config(missing="drop"), {"size": math.nan}, "missing"),
+        (Config(missing="drop", empty="keep"), {"text": None}, "missing"),
+        (Config(), {"size": "", "label": ""}, None),
         (Config(min_length=8), {}, "min_length"),
         (Config(min_length=7), {}, None),
         (Config(max_length=6), {}, "max_length"),
@@ -82,8 +84,8 @@ def test_every_rule_drops_what_it_says(config: Config, change: dict[str, object]
 
 
 def test_a_column_that_the_row_lacks_is_missing() -> None:
-    assert clean({"text": "a", "size": 1}, KINDS, Config()).dropped == "missing"
-    assert clean({"text": "a", "size": 1}, KINDS, Config(missing="keep")).values == {
+    assert clean({"text": "a", "size": 1}, KINDS, Config(missing="drop")).dropped == "missing"
+    assert clean({"text": "a", "size": 1}, KINDS, Config()).values == {
         "text": "a",
         "label": None,
         "size": 1.0,
@@ -135,7 +137,7 @@ def test_labels_and_paths_are_stripped_and_types_that_are_not_text_stay() -> Non
     assert cleaned.values == {"tags": ["a", 3], "photo": "cats/1.png", "label": 7}
     assert cleaned.changed == ("spaces",)
     assert clean({**row, "tags": ""}, kinds, Config()).values == {"tags": "", "photo": "cats/1.png", "label": 7}
-    assert clean({**row, "photo": ""}, kinds, Config()).dropped == "missing"
+    assert clean({**row, "photo": ""}, kinds, Config(missing="drop")).dropped == "missing"
 
 
 @given(

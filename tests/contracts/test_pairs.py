@@ -1,0 +1,158 @@
+"""Any field fits any backbone wherever that makes sense: every such pair trains, is saved, reloaded, and predicts the same.
+
+What makes sense follows from the contracts: an output that is written step by step needs a backbone that can look back
+only. Types and backbones are found by their file names; a new one is tried unasked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dougong import backbones, fields, lifecycle
+from dougong import recipe as recipes
+from dougong import run as runs
+from dougong.core.artefacts import parse_json
+from dougong.core.errors import RecipeError
+from dougong.inference import generate
+from dougong.model import Model
+from dougong.run import Run
+from tests.clear_error import check_clear
+from tests.contracts.values import ROWS, values_of, with_side
+
+
+def writes(kind: str) -> bool:
+    return bool(fields.load(kind).Head.AUTOREGRESSIVE)
+
+
+def causal(backbone: str) -> bool:
+    return bool(backbones.load(backbone).Backbone.CAUSAL)
+
+
+ALL = [
+    (into, backbone, out) for into in with_side("Encoder") for backbone in backbones.names() for out in with_side("Head")
+]
+SENSIBLE = [(into, backbone, out) for into, backbone, out in ALL if causal(backbone) or not writes(out)]
+WRITERS = [(backbone, out) for backbone in backbones.names() for out in with_side("Head") if causal(backbone) and writes(out)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One table that has each type as an input and as an output."""
+    file = tmp_path_factory.mktemp("pairs") / "rows.parquet"
+    columns = {
+        f"{side}_{kind}": [values_of(kind).make(row + shift) for row in range(ROWS)]
+        for side, shift in (("in", 0), ("out", 1))
+        for kind in fields.names()
+    }
+    pq.write_table(pa.table(columns), file)
+    return file
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Model]]:
+    """The models that were trained, as they were in memory when their run was written."""
+    models: list[Model] = []
+    finish = runs.finish
+
+    def noting(folder: Path, recipe: recipes.Recipe, model: Model, receipt: dict[str, Any]) -> Run:
+        models.append(model)
+        return finish(folder, recipe, model, receipt)
+
+    monkeypatch.setattr(runs, "finish", noting)
+    monkeypatch.setitem(generate.Config.__init__.__kwdefaults__ or {}, "max_tokens", 8)
+    yield models
+
+
+def recipe_of(data: Path, into: str | None, backbone: str, out: str) -> recipes.Recipe:
+    def field(side: str, kind: str) -> dict[str, Any]:
+        return {"type": kind, "column": f"{side}_{kind}", **values_of(kind).settings}
+
+    return recipes.load(
+        {
+            "name": "pair",
+            "data": {"train": str(data), "split": {"test": 0.1}, "cache": str(data.parent / "prepared")},
+            "inputs": {"x": field("in", into)} if into else {},
+            "outputs": {"y": field("out", out)},
+            "model": {"kind": backbone, "preset": "tiny"},
+            "train": {"steps": 2, "batch_size": 16, "device": "cpu"},
+        }
+    )
+
+
+def train(recipe: recipes.Recipe, folder: Path) -> Run:
+    """`dougong.train` without evaluation and report, which are tested elsewhere."""
+    run = lifecycle._train(recipe, folder, True, lambda _: None)
+    lines = (folder / "log.jsonl").read_bytes().splitlines()
+    losses = [record["loss"] for line in lines if "loss" in (record := parse_json(line, "log.jsonl"))]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)
+    return run
+
+
+@pytest.mark.parametrize(("into", "backbone", "out"), SENSIBLE, ids=lambda name: name)
+def test_pair_trains_saves_reloads_and_predicts_the_same(
+    into: str, backbone: str, out: str, data: Path, tmp_path: Path, trained: list[Model]
+) -> None:
+    run = train(recipe_of(data, into, backbone, out), tmp_path / "run")
+    rows = [values_of(into).make(row) for row in range(3)]
+    rows += [] if writes(out) else [None, values_of(into).unseen]
+    answers = runs.open_run(tmp_path / "run").predict(rows)
+    assert [list(answer) for answer in answers] == [["y"]] * len(rows)
+    assert all("value" in answer["y"] for answer in answers)
+    run.__dict__["model"] = trained[-1].eval()
+    assert run.predict(rows) == answers
+    assert runs.verify(tmp_path / "run").damaged == ()
+
+
+@pytest.mark.parametrize(("backbone", "out"), WRITERS, ids=lambda name: name)
+def test_a_backbone_that_looks_back_writes_without_any_input(
+    backbone: str, out: str, data: Path, tmp_path: Path, trained: list[Model]
+) -> None:
+    run = train(recipe_of(data, None, backbone, out), tmp_path / "run")
+    reloaded = runs.open_run(tmp_path / "run")
+    run.__dict__["model"] = trained[-1].eval()
+    for options in ({"temperature": 0.0}, {"temperature": 1.0, "seed": 7, "top_p": 0.9}):
+        texts = reloaded.generate(["", "row"], max_tokens=12, **options)
+        assert run.generate(["", "row"], max_tokens=12, **options) == texts
+        assert all(isinstance(text, str) for text in texts)
+    assert reloaded.generate(["row"], seed=1) == reloaded.generate(["row"], seed=1)
+
+
+@pytest.mark.parametrize(("into", "backbone", "out"), [pair for pair in ALL if pair not in SENSIBLE], ids=lambda name: name)
+def test_a_pair_that_makes_no_sense_is_refused_with_the_recipe(into: str, backbone: str, out: str, data: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(data, into, backbone, out)
+    check_clear(str(caught.value), "model.kind", backbone, "step by step")
+
+
+def test_every_input_type_at_once_meets_every_head_that_is_not_written(
+    data: Path, tmp_path: Path, trained: list[Model]
+) -> None:
+    """Many in, many out: multimodal and multi-task are no special cases."""
+    recipe = recipes.load(
+        {
+            "name": "mixture",
+            "data": {"train": str(data), "split": {"test": 0.1}, "cache": str(tmp_path / "prepared")},
+            "inputs": {f"in_{kind}": {"type": kind, **values_of(kind).settings} for kind in with_side("Encoder")},
+            "outputs": {
+                f"out_{kind}": {"type": kind, **values_of(kind).settings}
+                for kind in with_side("Head")
+                if not writes(kind)
+            },
+            "model": {"kind": "transformer", "preset": "tiny"},
+            "train": {"steps": 2, "batch_size": 16, "device": "cpu"},
+        }
+    )
+    run = train(recipe, tmp_path / "run")
+    rows = [{f"in_{kind}": values_of(kind).make(row) for kind in with_side("Encoder")} for row in range(3)]
+    answers = runs.open_run(tmp_path / "run").predict(rows)
+    assert all(set(answer) == set(recipe.outputs) for answer in answers)
+    run.__dict__["model"] = trained[-1].eval()
+    assert run.predict(rows) == answers

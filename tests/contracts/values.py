@@ -1,0 +1,103 @@
+"""Forty values of every type of field, as a data file would hold them. A new type needs one entry here.
+
+Each value is clean: parsing and encoding it and decoding it again gives the parsed value back. `known` says which
+of what is decoded can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dougong import fields
+from dougong.fields import Field
+
+ROWS = 40
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the contract tests must know of a type."""
+
+    make: Callable[[int], Any]  # row number -> a raw value as a source gives it
+    unseen: Any  # a value that no training row holds
+    settings: dict[str, Any] = field(default_factory=dict)  # of its Config, to be small
+    metrics: tuple[str, ...] = ()  # the names of design.md section 6 that its METRICS must offer
+    same: Callable[[Any, Any], bool] = lambda parsed, decoded: bool(parsed == decoded)
+
+
+def _picture(row: int) -> bytes:
+    pixels = np.random.default_rng(row).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+VALUES = {
+    "text": Values(
+        make=lambda row: f"row {row}: {'good' if row % 2 else 'bad'} 好 {'x' * (row % 7)}",
+        unseen="\u0416 never seen \u2603",
+        settings={"tokenizer": {"kind": "byte"}, "max_length": 24},
+        metrics=("bits_per_byte", "perplexity", "loss"),
+    ),
+    "category": Values(
+        make=lambda row: "abc"[row % 3],
+        unseen="never seen",
+        metrics=("accuracy", "f1_macro", "f1_weighted", "auc"),
+    ),
+    "labels": Values(
+        make=lambda row: [name for place, name in enumerate(("p", "q", "r")) if row >> place & 1],
+        unseen=["never seen"],
+        metrics=("f1_macro", "exact_match", "auc"),
+    ),
+    "number": Values(
+        make=lambda row: float(row * row) - 3.5,
+        unseen=1e30,
+        metrics=("r2", "rmse", "mae", "mse"),
+    ),
+    "image": Values(
+        make=_picture,
+        unseen=_picture(10**6),
+        same=lambda parsed, decoded: bool((_pixels(parsed) == decoded).all()),
+    ),
+}
+
+
+def values_of(kind: str) -> Values:
+    assert kind in VALUES, f"the field type {kind!r} has no values: add an entry to VALUES in tests/contracts/values.py"
+    return VALUES[kind]
+
+
+def config_of(kind: str) -> Any:
+    """A small config of the type, read as a recipe would read it."""
+    from dougong.core.config import read
+
+    config, problems = read(fields.load(kind).Config, {"type": kind, **values_of(kind).settings})
+    assert not problems, problems
+    return config
+
+
+def parsed_of(kind: str) -> list[Any]:
+    config = config_of(kind)
+    return [fields.load(kind).Codec.parse(values_of(kind).make(row), config) for row in range(ROWS)]
+
+
+def field_of(kind: str, name: str) -> Field:
+    """A fitted field of the type."""
+    config = dataclasses.replace(config_of(kind), column=name)
+    return Field(name, config, fields.load(kind).Codec.fit(config, parsed_of(kind)))
+
+
+def with_side(side: str) -> list[str]:
+    """The types that have an Encoder, or a Head."""
+    return [name for name in fields.names() if hasattr(fields.load(name), side)]

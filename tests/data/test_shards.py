@@ -1,0 +1,167 @@
+"""Shards are read where they lie, without a copy, and many of them read like one."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dougong.core.errors import ArtefactError
+from dougong.data.columns import Columns, Ragged
+from dougong.data.shards import Split, Stream, read_shard, write_shard
+from tests.clear_error import clear_error
+
+
+def columns_of(lengths: list[int], seed: int = 0) -> Columns:
+    random = np.random.default_rng(seed)
+    rows = [random.integers(0, 60_000, length).astype(np.uint16) for length in lengths]
+    count = len(lengths)
+    return {
+        "t.tokens": Ragged.of(rows, np.uint16),
+        "t.bytes": np.arange(count, dtype=np.int64) + 100 * seed,
+        "n.value": random.normal(size=count).astype(np.float32),
+        "i.pixels": random.integers(0, 256, (count, 3, 2, 1), dtype=np.uint8),
+        "l.indicators": random.integers(0, 2, (count, 4), dtype=np.uint8),
+    }
+
+
+def split_of(folder: Path, shards: list[list[int]]) -> Split:
+    paths = [folder / f"part-{number:05d}.arrow" for number in range(len(shards))]
+    counts = [write_shard(path, columns_of(lengths, seed)) for seed, (path, lengths) in enumerate(zip(paths, shards))]
+    return Split("train", paths, counts)
+
+
+SHARDS = [[3, 1, 4], [1], [5, 9, 2, 6], [5, 3]]
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return split_of(tmp_path, SHARDS)
+
+
+def whole(shards: list[list[int]] = SHARDS) -> dict[str, list[np.ndarray]]:
+    """All rows of every column, plainly."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for seed, lengths in enumerate(shards):
+        for name, column in columns_of(lengths, seed).items():
+            pieces = [column.row(i) for i in range(len(column))] if isinstance(column, Ragged) else list(column)
+            rows.setdefault(name, []).extend(pieces)
+    return rows
+
+
+def test_a_shard_gives_back_values_types_and_shapes(tmp_path: Path) -> None:
+    columns = columns_of([3, 1, 4])
+    assert write_shard(tmp_path / "a.arrow", columns) == 3
+    read = read_shard(tmp_path / "a.arrow")
+    assert read.keys() == columns.keys()
+    for name, column in columns.items():
+        again = read[name]
+        if isinstance(column, Ragged):
+            assert isinstance(again, Ragged)
+            assert again.values.dtype == column.values.dtype
+            assert (again.values == column.values).all()
+            assert (again.offsets == column.offsets).all()
+        else:
+            assert isinstance(again, np.ndarray)
+            assert (again.dtype, again.shape) == (column.dtype, column.shape)
+            assert (again == column).all()
+
+
+def test_a_shard_is_mapped_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    write_shard(path, columns_of([1000] * 50))
+    arrays = [a for c in read_shard(path).values() for a in ([c.values, c.offsets] if isinstance(c, Ragged) else [c])]
+    places = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(path))
+    ]
+    assert places
+    for array in arrays:
+        address = array.__array_interface__["data"][0]
+        assert any(start <= address < stop for start, stop in places), f"{array.dtype} {array.shape} is a copy"
+        assert not array.flags.writeable
+
+
+@given(order=st.lists(st.integers(0, 9), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_take_gives_any_rows_in_any_order_over_all_shards(
+    order: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    split, rows = cached_split(tmp_path_factory), whole()
+    taken = split.take(np.array(order))
+    for name, column in taken.items():
+        assert len(column) == len(order)
+        for place, row in enumerate(order):
+            got = column.row(place) if isinstance(column, Ragged) else column[place]
+            assert np.array_equal(got, rows[name][row])
+
+
+_split: list[Split] = []
+
+
+def cached_split(factory: pytest.TempPathFactory) -> Split:
+    if not _split:
+        _split.append(split_of(factory.mktemp("shards"), SHARDS))
+    return _split[0]
+
+
+def test_lengths_and_names_are_those_of_all_shards(split: Split) -> None:
+    assert split.rows == 10
+    assert split.lengths("t.tokens").tolist() == [length for lengths in SHARDS for length in lengths]
+    assert split.names == list(columns_of([1]))
+
+
+@given(
+    shards=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5), min_size=1, max_size=4),
+    places=st.lists(st.integers(0, 10**6), min_size=2, max_size=2),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_stream_reads_like_the_joined_rows_and_knows_its_documents(
+    shards: list[list[int]], places: list[int]
+) -> None:
+    columns = [columns_of(lengths, seed)["t.tokens"] for seed, lengths in enumerate(shards)]
+    rows = whole(shards)["t.tokens"]
+    flat, owners = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    stream = Stream(columns)
+    assert len(stream) == len(flat)
+    if not len(flat):
+        return
+    start, stop = sorted(place % (len(flat) + 1) for place in places)
+    if start < stop:
+        assert np.array_equal(stream.read(start, stop), flat[start:stop])
+    assert np.array_equal(stream.document_of(np.arange(len(flat))), owners)
+
+
+def test_a_split_travels_to_another_process_without_its_data(split: Split) -> None:
+    split.take(np.arange(10))
+    split.lengths("t.tokens")
+    sent = pickle.dumps(split)
+    assert len(sent) < 2000
+    again = pickle.loads(sent)
+    assert np.array_equal(again.lengths("t.tokens"), split.lengths("t.tokens"))
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"x" * 100])
+def test_D11_what_is_no_shard_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "part-00000.arrow"
+    path.write_bytes(content)
+    with clear_error("part-00000.arrow", error=ArtefactError):
+        read_shard(path)
+
+
+def test_D11_a_shard_that_was_cut_or_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.arrow"
+    write_shard(path, columns_of([4, 5]))
+    data = path.read_bytes()
+    for size in range(0, len(data), 97):
+        path.write_bytes(data[:size])
+        with clear_error("part-00000.arrow", error=ArtefactError):
+            read_shard(path)
+    path.unlink()
+    with clear_error("part-00000.arrow", error=ArtefactError):
+        read_shard(path)

@@ -1,0 +1,107 @@
+"""Categories: the classes of the training rows, in a fixed order; what is unseen is counted and costs no loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dougong.core.errors import DataError
+from dougong.fields import category
+from dougong.fields.category import UNSEEN, Codec, Config, Head
+from dougong.layers.features import Features
+from dougong.layers.losses import Loss
+from tests.clear_error import clear_error
+
+
+def test_classes_are_sorted_and_do_not_depend_on_the_order_of_rows() -> None:
+    first, second = (Codec.fit(Config(), values) for values in (["b", "a", None, "b"], ["a", "b", "b"]))
+    assert first.classes == second.classes == ["a", "b"]
+    assert first.counts == second.counts == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("  yes ", "yes"), ("", None), ("   ", None), (None, None), (3, "3"), (3.0, "3"), (2.5, "2.5"), (True, "true"),
+        (math.nan, None), ("none", "none"), (10**30, str(10**30)),
+    ],
+)  # fmt: skip
+def test_a_class_is_named_as_people_would_write_it(value: object, name: str | None) -> None:
+    assert Codec.parse(value) == name
+
+
+def test_D6_missing_and_unseen_values_are_told_apart_and_counted() -> None:
+    codec = Codec.fit(Config(), ["a", "b"])
+    columns, counts = codec.encode(["b", None, "c", "a", "d"])
+    assert np.asarray(columns["index"]).tolist() == [1, UNSEEN, UNSEEN, 0, UNSEEN]
+    assert counts == {"missing": 1, "unseen values": 2}
+    assert codec.decode(columns) == ["b", None, None, "a", None]
+
+
+def test_rare_values_count_as_unseen() -> None:
+    codec = Codec.fit(Config(min_count=2), ["a", "a", "b"])
+    assert codec.classes == ["a"]
+    assert codec.encode(["b"])[1]["unseen values"] == 1
+
+
+def test_listed_classes_keep_their_order_also_those_that_no_row_has() -> None:
+    codec = Codec.fit(Config(classes=("z", "a", "never")), ["a", "z", "other"])
+    assert codec.classes == ["z", "a", "never"]
+    assert codec.counts == [1, 1, 0]
+
+
+def test_a_column_of_names_is_no_category(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(category, "MAX_CLASSES", 100)
+    with clear_error("'id'", "category", error=DataError):
+        Codec.fit(Config(column="id"), (str(row) for row in range(1000)))
+
+
+def head_of(config: Config, codec: Codec) -> Head:
+    head = Head(config, codec, 4, Loss())
+    torch.nn.init.normal_(head.linear.weight)
+    return head
+
+
+def test_D6_an_unseen_target_costs_nothing_and_is_not_counted() -> None:
+    codec = Codec.fit(Config(), ["a", "b", "c"])
+    head = head_of(Config(), codec)
+    values = torch.randn(4, 2, 4)
+    features = Features(values, torch.ones(4, 2, dtype=torch.bool))
+    known = Features(values[:2], torch.ones(2, 2, dtype=torch.bool))
+    with_unseen = head.loss(features, {"y.index": torch.tensor([0, 2, UNSEEN, UNSEEN])}, "y")
+    without = head.loss(known, {"y.index": torch.tensor([0, 2])}, "y")
+    assert torch.allclose(with_unseen, without)
+    assert head.count({"y.index": torch.tensor([0, 2, UNSEEN, UNSEEN])}, "y") == 2
+    alone = head.loss(features, {"y.index": torch.full((4,), UNSEEN)}, "y")
+    assert alone == 0
+
+
+def test_balance_weighs_classes_by_the_inverse_of_their_share() -> None:
+    codec = Codec.fit(Config(balance=True), ["a"] * 9 + ["b"])
+    head = Head(Config(balance=True), codec, 4, Loss())
+    head.reset_parameters()
+    features = Features(torch.randn(2, 1, 4), torch.ones(2, 1, dtype=torch.bool))
+    one = Features(features.values[:1], features.mask[:1])
+    rare, usual = (head.loss(one, {"y.index": torch.tensor([index])}, "y").item() for index in (1, 0))
+    assert rare / usual == pytest.approx(9)
+    weights = torch.tensor(head.balance)
+    assert float((weights * torch.tensor([0.9, 0.1])).sum()) == pytest.approx(1.0)
+
+
+def test_the_first_prediction_is_uniform() -> None:
+    codec = Codec.fit(Config(), ["a", "b", "c", "d"])
+    head = Head(Config(), codec, 4, Loss())
+    head.reset_parameters()
+    features = Features(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
+    assert torch.allclose(head.predict(features, {}, "y")["probabilities"], torch.full((2, 4), 0.25))
+
+
+def test_answers_name_the_best_class_and_the_three_likeliest() -> None:
+    codec = Codec.fit(Config(), ["a", "b", "c", "d"])
+    answer = codec.answers({"probabilities": np.array([[0.1, 0.5, 0.3, 0.1]])})[0]
+    assert answer["value"] == "b"
+    assert answer["probability"] == 0.5
+    assert answer["top"] == {"b": 0.5, "c": 0.3, "a": 0.1}

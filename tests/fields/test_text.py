@@ -1,0 +1,229 @@
+"""Every tokenizer gives back every text; what a user writes never ends it; a damaged tokenizer.json is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from dougong.core.config import read
+from dougong.core.errors import DataError, FieldError
+from dougong.data.columns import Ragged
+from dougong.fields import text
+from dougong.fields.text import END, Codec, Config, Encoder
+from tests.clear_error import check_clear, clear_error
+
+LINES = [
+    "The quick brown fox jumps over the lazy dog, 12345 times.",
+    "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。",
+    "naïve café — “quotes”, Ωμέγα, 🙂👩‍👩‍👧",
+    "def f(x):\n\treturn x  # two  spaces\r\n",
+] * 5
+KINDS = ("byte", "char", "bpe", "unigram")
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+def config_of(kind: str, **more: Any) -> Config:
+    tokenizer = {"kind": kind} | ({"vocab_size": 300} if kind in ("bpe", "unigram") else {})
+    config, problems = read(Config, {"tokenizer": tokenizer, **more})
+    assert not problems, problems
+    return config
+
+
+def fitted(kind: str, lines: list[str] = LINES, **more: Any) -> Codec:
+    return Codec.fit(config_of(kind, **more), lines)
+
+
+CODECS = {kind: fitted(kind) for kind in KINDS}
+
+
+def round_trip(codec: Codec, value: str) -> str:
+    return codec.decode(codec.encode([value])[0])[0]
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe", "unigram"])
+@given(value=UNICODE)
+@settings(max_examples=80, deadline=None)
+def test_any_unicode_comes_back_and_nothing_is_unknown(kind: str, value: str) -> None:
+    columns, counts = CODECS[kind].encode([value])
+    assert CODECS[kind].decode(columns) == [value]
+    assert counts == {}
+    assert columns["bytes"].tolist() == [len(value.encode())]  # type: ignore[union-attr]
+
+
+@given(value=st.text(st.sampled_from(sorted(set("".join(LINES)))), max_size=60))
+@settings(max_examples=80, deadline=None)
+def test_any_text_of_known_characters_comes_back_from_char(value: str) -> None:
+    columns, counts = CODECS["char"].encode([value])
+    assert CODECS["char"].decode(columns) == [value]
+    assert counts == {"unknown characters": 0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_text_ends_once_also_where_it_says_so_itself(kind: str) -> None:
+    codec = fitted(kind, [*LINES, f"a {END} b", END * 3])
+    for value in (f"before{END}after", END, f"{END}{END}", f" {END}\n", "<|unknown|>", ""):
+        tokens = codec.encode([value])[0]["tokens"]
+        assert isinstance(tokens, Ragged)
+        ids = tokens.row(0).tolist()
+        assert ids[-1] == codec.end
+        assert ids.count(codec.end) == 1, f"{value!r} was ended by its own words"
+        assert round_trip(codec, value) == value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_twice_gives_the_same_tokenizer(kind: str) -> None:
+    assert json.dumps(fitted(kind).to_json()) == json.dumps(CODECS[kind].to_json())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_encode_the_same_alone_and_among_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are encoded in groups; where a group ends must not matter."""
+    monkeypatch.setattr(text, "GROUP_CHARACTERS", 100)
+    lines = ["x" * 60, "short", "y" * 600, *LINES]
+    codec = CODECS[kind]
+    tokens = codec.encode(lines)[0]["tokens"]
+    assert isinstance(tokens, Ragged)
+    for row, line in enumerate(lines):
+        alone = codec.encode([line])[0]["tokens"]
+        assert isinstance(alone, Ragged)
+        assert (alone.row(0) == tokens.row(row)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vocabulary_is_no_larger_than_asked_for_and_ids_fit(kind: str) -> None:
+    codec = CODECS[kind]
+    assert codec.vocab_size <= {"byte": 257, "char": 16_384, "bpe": 300, "unigram": 300}[kind]
+    tokens = codec.encode(LINES)[0]["tokens"]
+    assert isinstance(tokens, Ragged)
+    assert tokens.values.dtype == np.uint16
+    assert tokens.values.max() < codec.vocab_size
+
+
+def test_D6_characters_beyond_the_vocabulary_are_unknown_and_counted() -> None:
+    codec = Codec.fit(read(Config, {"tokenizer": {"kind": "char", "vocab_size": 4}})[0], ["aaab", "bc"])
+    assert codec.vocab_size == 4
+    columns, counts = codec.encode(["abcd", None])
+    assert counts == {"unknown characters": 2}
+    assert codec.decode(columns) == ["ab<|unknown|><|unknown|>", ""]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lowercase_is_learnt_and_applied(kind: str) -> None:
+    codec = fitted(kind, ["ΟΔΟΣ İstanbul HELLO", *LINES], lowercase=True)
+    assert round_trip(codec, "HELLO") == "hello"
+    columns, counts = codec.encode(["ΟΔΟΣ İstanbul"])
+    assert not any(counts.values())
+    again = Codec.from_json(codec.config, codec.to_json())
+    assert again.decode(again.encode(["HELLO"])[0]) == ["hello"]
+    assert len(columns["bytes"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe", "unigram"])
+def test_a_column_without_any_text_is_refused_by_name(kind: str) -> None:
+    with clear_error("'note'", error=DataError):
+        fitted(kind, ["", ""], column="note")
+    assert fitted("byte", ["", ""]).encode([""])[0]["tokens"].values.tolist() == [0]  # type: ignore[union-attr]
+
+
+def test_a_very_long_text_is_not_the_whole_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "SAMPLE_CHARACTERS", 1_500_000)
+    taken = list(text._sample(iter(["a" * 5_000_000, "b" * 400_000, None, "c" * 200_000, "never"])))
+    assert [(value[0], len(value)) for value in taken] == [("a", 1_000_000), ("b", 400_000), ("c", 200_000)]
+
+
+# ------------------------------------------------------------------------------------------------------- tokenizer.json
+
+
+def saved(path: Path, tokenizer: Tokenizer) -> Config:
+    tokenizer.save(str(path))
+    return read(Config, {"tokenizer": {"kind": "file", "path": str(path)}})[0]
+
+
+def words(*tokens: str, ids: list[int] | None = None) -> Tokenizer:
+    vocabulary = dict(zip(tokens, ids or range(len(tokens)), strict=True))
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=tokens[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def test_a_finished_tokenizer_is_loaded_as_it_is(tmp_path: Path) -> None:
+    config = saved(tmp_path / "tokenizer.json", CODECS["bpe"].tokenizer)
+    codec = Codec.fit(config, iter(()))
+    assert codec.encode(LINES)[0]["tokens"].values.tolist() == CODECS["bpe"].encode(LINES)[0]["tokens"].values.tolist()  # type: ignore[union-attr]
+    assert text.files(config) == [tmp_path / "tokenizer.json"]
+    assert text.files(config_of("byte")) == []
+
+
+def test_a_finished_tokenizer_neither_cuts_nor_pads(tmp_path: Path) -> None:
+    tokenizer = words("[UNK]", "</s>", "a")
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    codec = Codec.fit(saved(tmp_path / "tokenizer.json", tokenizer), iter(()))
+    tokens = codec.encode(["a a a a a", "a"])[0]["tokens"]
+    assert isinstance(tokens, Ragged)
+    assert tokens.lengths.tolist() == [6, 2]
+
+
+def test_a_vocabulary_with_holes_has_room_for_its_largest_id(tmp_path: Path) -> None:
+    codec = Codec.fit(saved(tmp_path / "tokenizer.json", words("[UNK]", "</s>", "a", ids=[0, 1, 70_000])), iter(()))
+    assert codec.vocab_size == 70_001
+    tokens = codec.encode(["a"])[0]["tokens"]
+    assert isinstance(tokens, Ragged)
+    assert tokens.values.tolist() == [70_000, 1]
+
+
+def test_the_end_token_is_found_or_named_or_asked_for(tmp_path: Path) -> None:
+    config = saved(tmp_path / "tokenizer.json", words("[UNK]", "stop"))
+    with clear_error("tokenizer.end", "end: TOKEN", error=FieldError):
+        Codec.fit(config, iter(()))
+    named = read(Config, {"tokenizer": {"kind": "file", "path": str(tmp_path / "tokenizer.json"), "end": "stop"}})[0]
+    assert Codec.fit(named, iter(())).end == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff\xfe", b'{"version": "1.0"', b"[" * 100_000, b"null", b'{"model": {"type": "BPE"}}']
+)
+def test_A4_a_damaged_tokenizer_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    config = read(Config, {"tokenizer": {"kind": "file", "path": str(path)}})[0]
+    with pytest.raises((DataError, FieldError)) as caught:
+        Codec.fit(config, iter(()))
+    check_clear(str(caught.value), "tokenizer.json")
+
+
+def test_a_tokenizer_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = read(Config, {"tokenizer": {"kind": "file", "path": str(tmp_path / "none.json")}})[0]
+    with clear_error("tokenizer.path", "none.json", error=FieldError):
+        Codec.fit(config, iter(()))
+
+
+@pytest.mark.parametrize("tokenizer", [{"kind": "char", "vocab_size": 2}, {"kind": "bpe", "vocab_size": 100}])
+def test_a_vocabulary_too_small_for_its_kind_is_refused(tokenizer: dict[str, Any]) -> None:
+    config, problems = read(Config, {"tokenizer": tokenizer}, "inputs.x")
+    assert config is None
+    assert "vocab_size" in problems[0].key
+
+
+# -------------------------------------------------------------------------------------------------------------- modules
+
+
+def test_a_language_model_sees_the_token_before() -> None:
+    codec = CODECS["byte"]
+    encoder = Encoder(codec.config, codec, 8, 4)
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    batch = {"x.tokens": tokens, "x.tokens.length": torch.tensor([3, 2])}
+    shifted = encoder.shifted(batch, "x")
+    expected = encoder.embed(torch.tensor([[codec.end, 5, 6], [codec.end, 8, 9]]), torch.tensor([3, 2]))
+    assert torch.equal(shifted.values, expected.values)
+    assert torch.equal(shifted.mask, expected.mask)
+    within = encoder.shifted(batch | {"x.before": torch.tensor([3, 4])}, "x")
+    assert torch.equal(within.values[:, 0], encoder.embed(torch.tensor([[3], [4]]), torch.tensor([1, 1])).values[:, 0])

@@ -1,0 +1,105 @@
+"""Small trained runs of every sort, each made once for all tests that want one: `run("reviews")`."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import csv
+import json
+import random
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dougong
+from dougong.run import Run
+
+ROWS = 120
+TINY = {"kind": "transformer", "preset": "tiny"}
+BYTES = {"type": "text", "tokenizer": "byte", "max_length": 48}
+STEPS = {"steps": 30, "batch_size": 16, "validate_every": 15, "device": "cpu"}
+GOOD, BAD = ("good", "fine", "great", "lovely"), ("bad", "poor", "awful", "dull")
+
+
+@cache
+def home() -> Path:
+    """The folder in which all of them stand; it goes when the tests end."""
+    folder = Path(tempfile.mkdtemp(prefix="dougong-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_data(folder)
+    return folder
+
+
+@cache
+def run(name: str) -> Run:
+    with contextlib.chdir(home()):
+        dougong.train(recipe_of(name))
+    return dougong.load(home() / "runs" / name)
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    recipe = RECIPES[name]
+    data = {"cache": str(home() / ".dougong"), **recipe["data"]}
+    data["train"] = str(home() / data["train"])
+    return {"name": name, "train": STEPS, **recipe, "data": data}
+
+
+def write_data(folder: Path) -> None:
+    chance = random.Random(0)
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["review", "stars", "colour", "price", "label"])
+        for index in range(ROWS):
+            good = index % 2 == 0
+            words = [chance.choice(GOOD if good else BAD) for _ in range(chance.randint(2, 6))]
+            stars, colour = chance.randint(1, 9), chance.choice(["red", "green", "blue"])
+            price = 10 * stars + (5 if colour == "red" else 0)
+            writer.writerow([f"a {' '.join(words)} thing {index}", stars, colour, price, "good" if good else "bad"])
+    with (folder / "tags.jsonl").open("w", encoding="utf-8") as stream:
+        for index in range(ROWS):
+            tags = [tag for tag, chosen in (("even", index % 2 == 0), ("third", index % 3 == 0)) if chosen]
+            line = {"text": f"{' '.join(tags)} number {index}", "reply": f"{index}!", "tags": tags}
+            stream.write(json.dumps(line) + "\n")
+    lines = [f"{chance.choice(GOOD)} day number {index}\nand {chance.choice(BAD)} night" for index in range(ROWS)]
+    (folder / "poems.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "reviews": {
+        "data": {"train": "table.csv"}, "model": TINY,
+        "inputs": {"review": BYTES}, "outputs": {"label": "category"},
+    },
+    "reviews-mlp": {
+        "data": {"train": "table.csv"}, "model": {"kind": "mlp", "preset": "tiny"},
+        "inputs": {"review": BYTES}, "outputs": {"label": "category"},
+    },
+    "reviews-other": {
+        "data": {"train": "table.csv", "split": {"test": 0.3, "validation": 0.1}},
+        "model": {"kind": "mlp", "preset": "tiny"}, "inputs": {"review": BYTES}, "outputs": {"label": "category"},
+    },
+    "prices": {
+        "data": {"train": "table.csv", "cleaning": {"missing": "keep"}}, "model": {"kind": "mlp", "preset": "tiny"},
+        "inputs": {"stars": "number", "colour": "category"}, "outputs": {"price": "number"},
+    },
+    "tags": {
+        "data": {"train": "tags.jsonl"}, "model": TINY,
+        "inputs": {"text": BYTES}, "outputs": {"tags": {"type": "labels", "threshold": 0.3}},
+    },
+    "poems": {"data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": BYTES}},
+    "poems-learned": {
+        "data": {"train": "poems.txt"}, "model": {**TINY, "positions": "learned", "max_length": 56},
+        "outputs": {"text": BYTES},
+    },
+    "poems-recurrent": {
+        "data": {"train": "poems.txt"}, "model": {"kind": "recurrent", "preset": "tiny"}, "outputs": {"text": BYTES},
+    },
+    "replies": {
+        "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
+    },
+    "replies-recurrent": {
+        "data": {"train": "tags.jsonl"}, "model": {"kind": "recurrent", "preset": "tiny"},
+        "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
+    },
+}  # fmt: skip

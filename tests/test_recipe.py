@@ -1,0 +1,564 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dougong import backbones, fields, recipe
+from dougong.core.config import dump_yaml, parse_yaml
+from dougong.core.errors import RecipeError
+from tests.clear_error import check_clear
+
+GOOD = """name: reviews
+seed: 0
+data: {train: data/reviews.csv, split: {validation: 0.1}}
+inputs:
+  review: text
+outputs:
+  label: category
+model: {kind: transformer, preset: small}
+train: {epochs: 3}
+"""
+REVIEWS = """
+name: reviews                       # -> runs/reviews
+seed: 0
+data:
+  train: data/reviews.csv           # a path, a glob or a list: csv tsv jsonl parquet arrow txt; or a folder
+  test: data/held_out.csv           # `validation` and `test` are optional …
+  split: {validation: 0.1}          # … else cut off by a hash of the row: stable when rows are added
+inputs:
+  review: text                      # short for {type: text}; the column is the field's name unless `column:` says so
+outputs:
+  label: category
+model: {kind: transformer, preset: small}       # optional: the types choose a sensible default
+train: {epochs: 3}
+"""
+POEMS = """
+name: poems                         # a language model: nothing in, text out
+data: {train: "poems/*.txt"}
+outputs:
+  text: {type: text, tokenizer: {kind: bpe, vocab_size: 8192}}
+model: {kind: transformer, layers: 8, width: 512, heads: 8}
+train: {tokens: 20M, batch_tokens: 32k, optimizer: {kind: muon}, precision: bf16}
+"""
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def mistakes_of(folder: Path, text: str | bytes, *overrides: str) -> str:
+    """The message that a recipe is refused with, without its first line (file and count)."""
+    path = written(folder, text)
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path, overrides)
+    assert caught.value.exit_code == 2
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith(f"{path}: ")
+    return "\n".join(line.strip() for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------------ what is right
+
+
+def test_the_recipe_of_the_design_reads_as_it_stands(tmp_path: Path):
+    read = recipe.load(written(tmp_path, REVIEWS))
+    assert (read.name, read.seed, list(read.inputs), list(read.outputs)) == ("reviews", 0, ["review"], ["label"])
+    assert (read.inputs["review"].type, read.outputs["label"].type) == ("text", "category")
+    assert read.data.train == str(tmp_path / "data/reviews.csv")
+    assert read.data.fractions == {"validation": 0.1}
+    assert read.train.budget == ("epochs", 3.0)
+    assert read.model == backbones.load("transformer").PRESETS["small"]
+    assert read.text == REVIEWS
+
+
+def test_the_language_model_of_the_design_reads_as_it_stands(tmp_path: Path):
+    read = recipe.load(written(tmp_path, POEMS))
+    assert read.written == "text"
+    assert read.inputs == {}
+    assert read.outputs["text"].tokenizer.vocab_size == 8192
+    assert (read.model.layers, read.model.width, read.model.heads) == (8, 512, 8)
+    assert (read.train.tokens, read.train.batch_tokens) == (20_000_000, 32_000)
+    assert (read.train.optimizer.kind, read.train.precision) == ("muon", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E-3", 1e-3),
+        ("0.001", 1e-3),
+        (".001", 1e-3),
+        ("1.0e-3", 1e-3),
+        ("2", 2.0),
+        ("1_000.5", 1000.5),
+    ],
+)
+def test_a_number_is_read_as_people_write_it(tmp_path: Path, text: str, value: float):
+    read = recipe.load(written(tmp_path, GOOD), [f"train.optimizer={{kind: adamw, lr: {text}}}"])
+    assert read.train.optimizer.lr == value
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("7", 7), ("32k", 32_000), ("1.5M", 1_500_000), ("2B", 2 * 10**9), ("3 K", 3000), ('"8"', 8)]
+)
+def test_a_count_may_have_a_suffix(tmp_path: Path, text: str, count: int):
+    assert recipe.load(written(tmp_path, GOOD), [f"train.batch_tokens={text}"]).train.batch_tokens == count
+
+
+@pytest.mark.parametrize(("text", "value"), [("100", 100), ("2k", 2000), ("90s", 90.0), ("5m", 300.0), ("1h", 3600.0)])
+def test_an_interval_is_a_number_of_steps_or_a_time(tmp_path: Path, text: str, value: float):
+    every = recipe.load(written(tmp_path, GOOD), [f"train.validate_every={text}"]).train.validate_every
+    assert every == value
+    assert isinstance(every, type(value))
+
+
+def test_words_of_older_yaml_are_only_words(tmp_path: Path):
+    text = GOOD.replace("label: category", "label: {type: category, classes: [yes, no, on, off, 012, 0x1, 1:30, .inf]}")
+    expected = ("yes", "no", "on", "off", "012", "0x1", "1:30", ".inf")
+    assert recipe.load(written(tmp_path, text)).outputs["label"].classes == expected
+
+
+def test_the_short_forms_mean_the_long_ones(tmp_path: Path):
+    short = recipe.load(written(tmp_path, GOOD), ["train.optimizer=muon", "train.schedule=wsd", "model=recurrent"])
+    long = recipe.load(
+        written(tmp_path, GOOD),
+        [
+            "inputs.review={type: text}",
+            "train.optimizer={kind: muon}",
+            "train.schedule={kind: wsd}",
+            "model.kind=recurrent",
+        ],
+    )
+    assert short.resolved() == long.resolved()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kind"),
+    [
+        ("{a: number, b: category}", "{y: number}", "mlp"),
+        ("{a: text}", "{y: category}", "transformer"),
+        ("{a: image}", "{y: category}", "convnet"),
+        ("{a: image, b: text}", "{y: category}", "convnet"),
+        ("{}", "{y: text}", "transformer"),
+        ("{a: text}", "{y: text}", "transformer"),
+    ],
+)
+def test_the_types_choose_the_backbone(tmp_path: Path, inputs: str, outputs: str, kind: str):
+    text = f"name: x\ndata: {{train: x.csv}}\ninputs: {inputs}\noutputs: {outputs}\ntrain: {{steps: 1}}\n"
+    assert recipe.load(written(tmp_path, text)).model.kind == kind
+
+
+def test_a_mapping_is_read_like_a_file(tmp_path: Path):
+    plain, _ = parse_yaml(GOOD, "x")
+    plain["data"]["train"] = tmp_path / "data/reviews.csv"  # a Path is as good as its text
+    assert recipe.load(plain).resolved() == recipe.load(written(tmp_path, GOOD)).resolved()
+
+
+def test_a_mapping_may_hold_one_object_twice_and_text_that_looks_like_a_number(tmp_path: Path):
+    same = {"type": "category", "classes": ["1e3", "true", "null", "007", "2020-01-01", "a: b", "- x", " ", "#"]}
+    plain = {"name": "1e3", "data": {"train": "x.csv"}, "inputs": {"a": same}, "outputs": {"b": same}}
+    read = recipe.load(plain | {"train": {"steps": 1}})
+    assert read.name == "1e3"
+    assert list(read.outputs["b"].classes) == same["classes"]
+    assert read.inputs["a"] == read.outputs["b"]
+
+
+def test_the_path_of_a_tokenizer_starts_at_the_recipe(tmp_path: Path):
+    text = GOOD.replace("review: text", "review: {type: text, tokenizer: {kind: file, path: a/tokenizer.json}}")
+    read = recipe.load(written(tmp_path, text))
+    assert read.inputs["review"].tokenizer.path == str(tmp_path / "a/tokenizer.json")
+    assert recipe.from_resolved(read.resolved(), "", "x").resolved() == read.resolved()
+
+
+def test_the_order_of_fields_means_nothing(tmp_path: Path):
+    head = "name: x\ndata: {train: x.csv}\ntrain: {steps: 1}\n"
+    first = recipe.load(written(tmp_path, head + "inputs: {b: number, a: text}\noutputs: {z: number, y: category}\n"))
+    second = recipe.load(written(tmp_path, head + "outputs: {y: category, z: number}\ninputs: {a: text, b: number}\n"))
+    assert list(first.inputs) == list(second.inputs) == ["a", "b"]  # the order in which a model is built
+    assert list(first.outputs) == list(second.outputs) == ["y", "z"]
+
+
+# --------------------------------------------------------------------------------------------------- what is a mistake
+
+
+def golden() -> list[tuple[str, str, str]]:
+    blocks = (Path(__file__).parent / "recipe_mistakes.txt").read_text(encoding="utf-8").split("\n\n")[1:]
+    split = [block.strip("\n").split("\n") for block in blocks]
+    changes = [change.replace("\\n", "\n").replace("\\t", "\t").partition(" -> ") for change, _ in split]
+    return [(old, new, message) for (old, _, new), (_, message) in zip(changes, split, strict=True)]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), golden())
+def test_a_mistake_is_answered_word_for_word(tmp_path: Path, old: str, new: str, message: str):
+    assert old in GOOD
+    found = mistakes_of(tmp_path, GOOD.replace(old, new))
+    assert found == message
+    assert found.startswith("line ")
+    check_clear(found)
+
+
+def test_no_message_speaks_the_language_of_the_library():
+    messages = " ".join(message for _, _, message in golden()).lower()
+    for word in ("pydantic", "instance", "validation error", "valid string", "integer", "array", "object", "literal",
+                 "none is not", "input should", "dataclass", "correct the value"):  # fmt: skip
+        assert word not in messages, word
+
+
+def test_all_mistakes_are_listed_at_once(tmp_path: Path):
+    text = GOOD.replace("epochs: 3", "epochs: -3, optimizer: adamm, clip_nrom: 1").replace("text", "txt") + "modle: 3\n"
+    found = mistakes_of(tmp_path, text).splitlines()
+    assert [line.partition(" = ")[0].partition(": there")[0] for line in found] == [
+        "line 5: inputs.review.type",
+        "line 9: train.epochs",
+        "line 9: train.optimizer.kind",
+        "line 9: train.clip_nrom",
+        "line 10: modle",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}"])
+def test_an_empty_recipe_is_told_what_it_lacks(tmp_path: Path, text: str):
+    found = mistakes_of(tmp_path, text)
+    for key in ("name", "data", "outputs", "train"):
+        assert f"{key} is missing: expected " in found
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("- a\n- b\n", 1, "a mapping of keys to values"),
+        ("text", 1, "a mapping of keys to values"),
+        ("null", 1, "a mapping of keys to values"),
+        ("a: 1\n---\nb: 2\n", 2, "one recipe in a file"),
+        ("name: x\nname: y\n", 2, "each key once"),
+        ("name: x\n\tseed: 1\n", 2, "no tab"),
+        ("name: x\nseed: [1\ndata: 2\n", 2, "a bracket that is closed"),
+        ("name: x\nseed: 'x\n", 2, "a quotation mark that is closed"),
+        ("name: x\nseed: a: b\n", 2, "one key: value a line"),
+        ("name: x\nseed: !!python/object/apply:os.system ['ls']\n", 2, "without a tag"),
+        ("name: x\nseed: !!int 3\n", 2, "without a tag"),
+        ("name: !name x\n", 1, "without a tag"),
+        ("name: x\nseed: &a 3\n", 2, "without anchors"),
+        ("name: x\nseed: *a\n", 2, "without anchors"),
+        ("a: &a [x, x]\nb: &b [*a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\n", 1, "without anchors"),
+        ("name: x\n<<: {seed: 1}\n", 2, "there is no such key"),
+        ("name: x\n? {a: b}\n: 3\n", 2, "keys that are words"),
+        ("name: x\nseed: " + "[" * 100 + "]" * 100, 2, "at most 32 levels"),
+        ("name: x\nseed: " + "{a: " * 30_000 + "}" * 30_000, 2, "at most 32 levels"),
+        ("- " * 50_000, 1, "at most 32 levels"),
+        ("name: x\nseed: " + "9" * 5000 + "\n", 2, "a finite number"),
+        ("name: x\ntrain: {epochs: 1e999}\n", 2, "a finite number"),
+        ("name: a\0b\n", 1, "text that can be printed"),
+        ("name: x\nseed: \x07\n", 2, "text that can be printed"),
+        (b"name: x\nseed: \xff\xfe\n", 2, "UTF-8 text"),
+        ("name: x\nseed: 1\n".encode("utf-16"), 1, "UTF-8 text"),
+        ("%YAML 9.9\n---\nname: x\n", 1, "valid YAML"),
+    ],
+)
+def test_what_is_no_plain_mapping_is_refused_with_its_line(tmp_path: Path, text: str | bytes, line: int, expected: str):
+    started = time.monotonic()
+    found = mistakes_of(tmp_path, text)
+    first = next(each for each in found.splitlines() if expected in each)
+    assert first.startswith(f"line {line}: "), found
+    assert time.monotonic() - started < 3
+
+
+def test_a_file_that_is_no_recipe_is_refused_before_it_is_read_whole(tmp_path: Path):
+    assert "at most 1 MB" in mistakes_of(tmp_path, "é" * (1 << 20))
+    for path, said in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "no.yaml", "no such file"),
+        ("/dev/zero", "at most 1 MB"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            recipe.load(path)
+
+
+SIZES = "layers: 8, width: 512, heads: 8"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "expected"),
+    [
+        (SIZES, "layers: 8, width: 512, heads: 7", "model.width", "a multiple of heads (7)"),
+        (f"transformer, {SIZES}", "mlp", "model.kind", "a backbone that can write 'text'"),
+        (f"transformer, {SIZES}", "recurrent, bidirectional: true", "model.bidirectional", "auto or false"),
+        (SIZES, "cross: true", "model.cross", "no encoder"),
+        (SIZES, "positions: learned, max_length: 64", "model.max_length", "at least the 512 tokens"),
+        ("precision: bf16", "loss: mse", "train.loss.kind", "because 'text' is a text"),
+    ],
+)
+def test_what_a_language_model_cannot_be_is_said(tmp_path: Path, old: str, new: str, key: str, expected: str):
+    found = mistakes_of(tmp_path, POEMS.replace(old, new))
+    assert f": {key} = " in found
+    assert expected in found
+
+
+def test_a_mistake_in_an_encoder_of_its_own_names_that_encoder(tmp_path: Path):
+    text = GOOD.replace("review: text", "review: {type: text, encoder: {kind: transformer, width: 100, heads: 12}}")
+    assert mistakes_of(tmp_path, text).startswith(
+        "line 5: inputs.review.encoder.width = 100: expected a multiple of heads"
+    )
+
+
+@pytest.mark.parametrize("name", recipe.RESERVED)
+def test_names_that_a_batch_needs_for_itself_are_refused(tmp_path: Path, name: str):
+    found = mistakes_of(tmp_path, GOOD.replace("label: category", f"{name}: category"))
+    assert f"outputs.{name} = '{name}'" in found
+
+
+def test_a_value_without_a_plain_form_is_refused():
+    plain, _ = parse_yaml(GOOD, "x")
+    for value in (object(), {1, 2}, lambda: 0, float("nan"), float("inf"), b"x", 1 + 2j):
+        with pytest.raises(RecipeError):
+            recipe.load(plain | {"seed": value})
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(RecipeError, match="nested without end"):
+        recipe.load(plain | {"seed": endless})
+
+
+def test_a_wrong_recipe_is_answered_within_three_seconds_and_without_reading_data(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/reviews.csv").symlink_to("/dev/zero")  # whoever reads it does not come back
+    path = written(tmp_path, GOOD.replace("epochs", "epoch"))
+    started = time.monotonic()
+    command = [sys.executable, "-m", "dougong.cli", "check", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "train.epoch: there is no such key. Fix: write 'epochs'." in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert time.monotonic() - started < 20  # three on a machine that does nothing else
+
+
+# ------------------------------------------------------------------------------------------------------------ overrides
+
+
+def test_an_override_replaces_one_value(tmp_path: Path):
+    path = written(tmp_path, GOOD)
+    read = recipe.load(path, ["inputs.review.max_length=64", "model.preset=tiny", "seed=7", "train.optimizer.kind=sgd"])
+    assert (read.inputs["review"].max_length, read.inputs["review"].type) == (64, "text")
+    assert (read.model.width, read.seed, read.train.optimizer.kind) == (32, 7, "sgd")
+    assert path.read_text() == GOOD == read.text
+
+
+def test_an_overridden_budget_replaces_the_old_one(tmp_path: Path):
+    path = written(tmp_path, GOOD)
+    assert recipe.load(path, ["train.steps=20k"]).train.budget == ("steps", 20_000)
+    assert recipe.load(path, ["train.minutes=0.5"]).train.budget == ("minutes", 0.5)
+    assert "exactly one budget" in mistakes_of(tmp_path, GOOD, "train={epochs: 3, steps: 5}")
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("train.step=5", "train.step: there is no such key. Fix: write 'steps'."),
+        ("train.steps=many", "train.steps = 'many': expected a whole number above 0."),
+        ("modle.layers=2", "modle: there is no such key. Fix: write 'model'."),
+        ("inputs.reviw.max_length=2", "inputs.reviw.type is missing: expected one of category, image"),
+        ("train", "-s = 'train': expected key.path=value. Fix: write -s train.steps=100."),
+        ("=3", "-s = '=3': expected key.path=value."),
+        ("a..b=3", "-s = 'a..b=3': expected key.path=value."),
+        ("seed.x=1", "-s = 'seed.x=1': expected a key within a mapping; seed is not one. Fix: set seed as a whole."),
+        ("seed=1\nname: evil", "-s = 'seed=1\\nname: evil': expected one value."),
+    ],
+)
+def test_a_wrong_override_is_told(tmp_path: Path, item: str, said: str):
+    assert said in mistakes_of(tmp_path, GOOD, item)
+
+
+def test_an_override_that_is_not_yaml_is_told(tmp_path: Path):
+    for value in ("[1", "*x", "!!int 1", "{a: 1, a: 2}", "a: b: c"):
+        with pytest.raises(RecipeError, match=r"^-s seed="):
+            recipe.load(written(tmp_path, GOOD), [f"seed={value}"])
+
+
+def test_a_mistake_in_an_override_has_no_line_of_the_file(tmp_path: Path):
+    assert mistakes_of(tmp_path, GOOD, "train.epochs=-1").startswith("train.epochs = -1: expected")
+    assert mistakes_of(tmp_path, GOOD, "train.bogus=1").startswith("train.bogus: there is no such key")
+
+
+# -------------------------------------------------------------------------------------------------------- it reads back
+
+KINDS = [(kind, preset) for kind in backbones.names() for preset in backbones.load(kind).PRESETS]
+TYPES_IN = [name for name in fields.names() if hasattr(fields.load(name), "Encoder")]
+TYPES_OUT = [name for name in fields.names() if hasattr(fields.load(name), "Head") and name != "text"]
+NAMES = st.from_regex(r"[a-z][a-z0-9_ -]{0,8}[a-z0-9]", fullmatch=True).filter(lambda name: name not in recipe.RESERVED)
+
+
+@st.composite
+def recipes(draw: Any) -> dict[str, Any]:
+    """A recipe of any types, backbone and preset, in short and long forms."""
+    names = draw(st.lists(NAMES, min_size=2, max_size=5, unique=True))
+    kind, preset = draw(st.sampled_from(KINDS))
+    forms = [lambda name: name, lambda name: {"type": name}, lambda name: {"type": name, "column": "x y"}]
+    form = draw(st.sampled_from(forms))
+    inputs: dict[str, Any] = {name: form(draw(st.sampled_from(TYPES_IN))) for name in names[1:]}
+    if draw(st.booleans()):
+        own, small = draw(st.sampled_from(KINDS))
+        inputs[names[1]] = {"type": "image", "encoder": {"kind": own, "preset": small}}
+    tokenizers = ["byte", "char", {"kind": "unigram", "vocab_size": 300}]
+    limit = {"max_length": 16, "tokenizer": draw(st.sampled_from(tokenizers))}
+    inputs = {
+        name: {**({"type": value} if isinstance(value, str) else value), **limit} if "text" in str(value) else value
+        for name, value in inputs.items()
+    }
+    budget = draw(st.sampled_from([{"steps": "2k"}, {"epochs": 1.5}, {"tokens": 10**6}, {"minutes": 1}]))
+    train = budget | draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "optimizer": st.sampled_from(["sgd", "adagrad", "adam", "adamw", {"kind": "muon", "lr": 1e-3}]),
+                "schedule": st.sampled_from(["constant", "wsd", "plateau", {"kind": "cosine", "warmup": 0.1}]),
+                "validate_every": st.sampled_from(["auto", 5, "90s", "1h"]),
+                "micro_batch": st.sampled_from(["auto", 4]),
+                "ema": st.floats(0, 0.999),
+                "clip_norm": st.none() | st.floats(1e-3, 1e3),
+                "compile": st.sampled_from(["auto", True, False]),
+            },
+        )
+    )
+    data = {"train": draw(st.sampled_from(["a.csv", ["a.csv", "b/*.jsonl"]]))}
+    data |= draw(st.sampled_from([{}, {"split": {"test": 0.2}}, {"test": "t.csv", "cleaning": {"language": ["en"]}}]))
+    outputs = {names[0]: draw(st.sampled_from(TYPES_OUT))}
+    seed = draw(st.integers(0, 2**63 - 1))
+    model = {"kind": kind, "preset": preset}
+    head = {"name": "x", "seed": seed, "data": data, "model": model, "train": train}
+    return head | {"inputs": inputs, "outputs": outputs}
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(recipes())
+def test_a_resolved_recipe_reads_back_as_the_same(plain: dict[str, Any]):
+    read = recipe.load(plain)
+    resolved = json.loads(json.dumps(read.resolved(), allow_nan=False))
+    again = recipe.from_resolved(resolved, read.text, "resolved.json")
+    assert again == read
+    assert recipe.differences(read.resolved(), again.resolved()) == {}
+    assert parse_yaml(dump_yaml(resolved), "x")[0] == resolved  # as a recipe of a user's own, too
+
+
+def test_differences_names_every_key_that_differs():
+    old = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+    assert recipe.differences(old, {"a": {"b": 2, "c": [1, 2]}, "e": 4}) == {
+        "a.b": (1, 2),
+        "d": (3, None),
+        "e": (None, 4),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- mutants
+
+
+def mutant(generator: random.Random, text: bytes) -> bytes:
+    """The recipe with one to four damages: bytes, words, lines, brackets and what YAML parsers trip over."""
+    words = rb"!!python/name:os.system &a *a { } [ ] : -_ ' | > null true NaN .inf 1e999 -1 0 # % ?_ <<:_ text".split()
+    words += [b"\t", b'"', b"9" * 30, b"\0", b"\xff", b"\xe2\x80\xa8", b"---\n", b"...\n", b"\r\n", b"{" * 40]
+    words = [word.replace(b"_", b" ") for word in words]
+    for _ in range(generator.randint(1, 4)):
+        at = generator.randrange(len(text) + 1)
+        kind = generator.randrange(6)
+        lines = text.split(b"\n")
+        line = generator.randrange(len(lines))
+        if kind == 0:
+            text = text[:at] + bytes([generator.randrange(256)]) + text[at + 1 :]
+        elif kind == 1:
+            text = text[:at] + generator.choice(words) + text[at:]
+        elif kind == 2:
+            text = text[:at] + text[at + generator.randint(1, 9) :]
+        elif kind == 3:
+            text = b"\n".join([*lines[:line], *lines[line + 1 :]])
+        elif kind == 4:
+            text = b"\n".join([*lines[:line], lines[line], lines[line].swapcase(), *lines[line:]])
+        else:
+            key, colon, _ = lines[line].partition(b":")
+            text = b"\n".join([*lines[:line], key + colon + b" " + generator.choice(words), *lines[line + 1 :]])
+    return text
+
+
+@pytest.mark.parametrize("source", [GOOD, POEMS, REVIEWS])
+def test_A5_a_mutant_of_a_recipe_is_read_or_refused_and_never_anything_else(tmp_path: Path, source: str):
+    generator = random.Random(source)
+    refused = [error for _ in range(200) if (error := refusal(tmp_path, mutant(generator, source.encode())))]
+    assert len(refused) > 100
+    for error in refused:
+        assert error.problems
+        assert all(problem.expected and problem.fix for problem in error.problems)
+        assert "Traceback" not in str(error)
+
+
+def refusal(folder: Path, text: bytes) -> RecipeError | None:
+    try:
+        recipe.load(written(folder, text))
+    except RecipeError as error:
+        return error
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- JSON Schema
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    found = json.loads(json.dumps(recipe.schema(), allow_nan=False))
+    jsonschema.Draft202012Validator.check_schema(found)
+    return jsonschema.Draft202012Validator(found)
+
+
+def test_the_schema_accepts_the_recipes_of_the_design(validator: Any):
+    for text in (REVIEWS, POEMS, GOOD):
+        plain, _ = parse_yaml(text, "x")
+        assert [error.message for error in validator.iter_errors(plain)] == []
+
+
+def test_the_schema_accepts_the_recipes_that_ship(validator: Any):
+    for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"):
+        plain, _ = parse_yaml(path.read_text(encoding="utf-8"), path.name)
+        assert [f"{path.name}: {error.message}" for error in validator.iter_errors(plain)] == []
+        recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("seed: 0", "sede: 0"),
+        ("split:", "splitt:"),
+        ("review: text", "review: {type: text, max_lenght: 3}"),
+        ("review: text", "review: txet"),
+        ("review: text", "review: {type: text, tokenizer: {kind: bpe, vocab: 3}}"),
+        ("preset: small", "presett: small"),
+        ("preset: small", "preset: smal"),
+        ("epochs: 3", "epoch: 3"),
+        ("epochs: 3", "epochs: 3, optimizer: adamm"),
+        ("epochs: 3", "epochs: 3, optimizer: {kind: adamw, lrr: 1}"),
+        ("epochs: 3", "epochs: -3"),
+        ("epochs: 3", "steps: 20X"),
+        ("epochs: 3", "epochs: 3, validate_every: often"),
+        ("label: category", "label: image"),
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(validator: Any, old: str, new: str):
+    plain, _ = parse_yaml(GOOD.replace(old, new), "x")
+    assert not validator.is_valid(plain)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(plain=recipes())
+def test_the_schema_accepts_what_the_reader_accepts(validator: Any, plain: dict[str, Any]):
+    assert [error.message for error in validator.iter_errors(json.loads(json.dumps(plain)))] == []
+    resolved = json.loads(json.dumps(recipe.load(plain).resolved()))
+    assert [error.message[:300] for error in validator.iter_errors(resolved)] == []
