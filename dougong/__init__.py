@@ -12,22 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-VERBS = (
-    "new",
-    "check",
-    "prepare",
-    "train",
-    "evaluate",
-    "compare",
-    "predict",
-    "generate",
-    "report",
-    "verify",
-    "schema",
-    "doctor",
-    "load",
-)
-__all__ = [*VERBS]
+__all__ = [
+    "check", "compare", "doctor", "evaluate", "generate", "load", "new",
+    "predict", "prepare", "report", "schema", "train", "verify",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -49,8 +37,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in VERBS:
+    if name in __all__:
         from dougong import lifecycle
 
         return getattr(lifecycle, name)
-    raise AttributeError(f"dougong has no {name!r}; it has {', '.join(VERBS)}")
+    raise AttributeError(f"dougong has no {name!r}; it has {', '.join(__all__)}")

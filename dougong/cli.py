@@ -120,7 +120,10 @@ def told(error: Exception) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        return MachineError.exit_code, f"{place}{error.strerror.lower()}. Fix: use another place, or make room there."
+        return (
+            MachineError.exit_code,
+            f"{place}{error.strerror.lower()}. Fix: use a place that exists, can be written and has room.",
+        )
     said = f"{type(error).__name__}: {error}"  # not one of ours: a fault of dougong must not look like the user's
     return 1, f"{said}. This is a fault of dougong itself. Fix: report it with what dougong --debug VERB … shows."
 
@@ -347,8 +350,14 @@ def doctor() -> tuple[Any, str]:
     import dougong
 
     found = dougong.doctor()
-    lines = [f"{key:16} {value}" for key, value in found.items() if key != "advice"]
+    lines = [f"{key:16} {shown(value)}" for key, value in found.items() if key != "advice"]
     return found, "\n".join([*lines, *(f"advice: {line}" for line in found["advice"])])
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {shown(item)}" for key, item in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":

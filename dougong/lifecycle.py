@@ -13,7 +13,7 @@ from dougong import proposal
 from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core import doctoring
-from dougong.core.artefacts import write_file
+from dougong.core.artefacts import make_folder, write_file
 from dougong.core.errors import ArtefactError, DataError, bad_field
 from dougong.core.locks import lock
 from dougong.data import prepare as preparation
@@ -50,7 +50,9 @@ def new(data: str | Path, *, predict: str | Sequence[str] = (), output: str | Pa
     path = Path(output) if output else Path(data).with_name(f"{proposal.name_of(Path(data))}.yaml")
     if path.exists():
         raise bad_field("output", str(path), "a file that is not there yet", "give another one with --output")
-    write_file(path, proposal.propose(Path(data), predict, path.parent).encode())
+    text = proposal.propose(Path(data), predict, path.parent)
+    make_folder(path.parent)
+    write_file(path, text.encode())
     return path
 
 
@@ -158,6 +160,7 @@ def predict(
     answers = _of_files(run, str(data), say) if isinstance(data, str | Path) else run.predict(list(data))
     if output:
         lines = (json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
+        make_folder(Path(output).parent)
         write_file(Path(output), (line.encode() for line in lines))
     return answers
 

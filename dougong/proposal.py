@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 from dougong import fields
+from dougong import recipe as recipes
 from dougong.core.config import parse_yaml
 from dougong.core.errors import DataError, bad_field, nearest
 from dougong.data import sources
@@ -19,7 +20,7 @@ LOOK = 2_000  # rows that are looked at
 
 def name_of(data: Path) -> str:
     """The name of a run on this data: `reviews.csv.gz` -> reviews."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", data.name.split(".")[0]).strip("-") or "model"
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", data.name.split(".")[0]).strip("-")[:64] or "model"
 
 
 def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
@@ -38,16 +39,23 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
         return language_model(data, folder)
     outputs = list(predict) or [likely_output(columns)]
     inputs = {name: column for name, column in columns.items() if name not in outputs}
-    lines = head(data, folder, columns)
-    lines += ["inputs:", *(input_line(name, column) for name, column in inputs.items())]
-    lines += ["outputs:", *(output_line(name, columns[name]) for name in outputs)]
-    lines += [
-        "# model: {kind: transformer, preset: small}     # the types choose one unless you do",
-        "train:",
-        "  epochs: 10",
-        "  early_stop: 4      # validations without a better loss",
-    ]
-    return checked("\n".join(lines) + "\n")
+    names = field_names(columns)
+    lines = [input_line(name, names[name], column) for name, column in inputs.items()]
+    if all(line.lstrip().startswith("#") for line in lines) and [columns[name].guess() for name in outputs] != ["text"]:
+        left = f"beside {', '.join(map(repr, outputs))} no column can be looked at: it has {', '.join(columns)}"
+        raise DataError(f"{data}: {left}. Fix: give a file with more columns, or write the recipe by hand.")
+    return checked(
+        [
+            *head(data, folder, columns),
+            *(["inputs:", *lines] if lines else []),
+            "outputs:",
+            *(output_line(name, names[name], columns[name]) for name in outputs),
+            "# model: {kind: transformer, preset: small}     # the types choose one unless you do",
+            "train:",
+            "  epochs: 10",
+            "  early_stop: 4      # validations without a better loss",
+        ]
+    )
 
 
 def look(data: Path) -> dict[str, Column]:
@@ -77,7 +85,7 @@ def likely_output(columns: dict[str, Column]) -> str:
 def head(data: Path, folder: Path, columns: dict[str, Column]) -> list[str]:
     rows = max(column.rows for column in columns.values())
     return [
-        f"# Proposed from the first {rows:,} rows of {data.name}. `dougong check` looks at all of them.",
+        f"# Proposed from the first {rows:,} rows of {escaped(data.name)}. `dougong check` looks at all of them.",
         f"name: {name_of(data)}      # the run goes to runs/{name_of(data)}",
         "data:",
         f"  train: {quoted(relative(data, folder))}",
@@ -87,7 +95,7 @@ def head(data: Path, folder: Path, columns: dict[str, Column]) -> list[str]:
 
 def language_model(data: Path, folder: Path) -> str:
     lines = [
-        f"# Nothing in, text out: a language model of {data.name}.",
+        f"# Nothing in, text out: a language model of {escaped(data.name)}.",
         f"name: {name_of(data)}",
         "data:",
         f"  train: {quoted(relative(data, folder))}",
@@ -97,10 +105,10 @@ def language_model(data: Path, folder: Path) -> str:
         "model: {kind: transformer, layers: 6, width: 256, heads: 4}",
         "train: {minutes: 10, optimizer: muon}",
     ]
-    return checked("\n".join(lines) + "\n")
+    return checked(lines)
 
 
-def input_line(name: str, column: Column) -> str:
+def input_line(name: str, field: str, column: Column) -> str:
     kind = column.guess()
     unique = (
         kind in ("text", "category", "number")
@@ -111,32 +119,62 @@ def input_line(name: str, column: Column) -> str:
         return f"  # {key(name)}: text      # every value is missing"
     if unique:
         return f"  # {key(name)}: {kind}      # looks like an identifier: it would only be learnt by heart"
-    return f"  {field_text(name, kind)}      # {describe(column)}"
+    return f"  {field_text(name, field, kind)}      # {describe(column)}"
 
 
-def output_line(name: str, column: Column) -> str:
+def output_line(name: str, field: str, column: Column) -> str:
     kind = column.guess()
     if not hasattr(fields.load(kind), "Head"):
         raise bad_field(
             "predict", name, f"a column that can be predicted; {kind} only goes in", "choose another column"
         )
-    return f"  {field_text(name, kind)}      # {describe(column)}"
+    return f"  {field_text(name, field, kind)}      # {describe(column)}"
 
 
-def field_text(name: str, kind: str) -> str:
+def field_names(columns: Iterable[str]) -> dict[str, str]:
+    """A name that a field may have for each column, the column's own where it can be."""
+    names: dict[str, str] = {}
+    for column in sorted(columns, key=lambda column: not fits(column)):  # who can keep its name has the first claim
+        simple = re.sub(r"[^\w -]+", "_", column).strip()[:50]
+        simple = simple if fits(simple) else f"column_{simple}"
+        others = (f"{simple}_{number}" for number in count(2))
+        names[column] = next(name for name in chain([simple], others) if name not in names.values())
+    return names
+
+
+def fits(name: str) -> bool:
+    return bool(re.fullmatch(recipes.FIELD_NAME, name)) and name not in recipes.RESERVED
+
+
+def field_text(name: str, field: str, kind: str) -> str:
     """`name: type`, with the column spelt out where it cannot be a field's name."""
-    simple = re.sub(r"[^\w -]+", "_", name).strip() or "column"
-    simple = simple if re.match(r"[^\W\d]", simple) else f"column_{simple}"
-    return f"{key(simple)}: {kind}" if simple == name else f"{key(simple)}: {{type: {kind}, column: {quoted(name)}}}"
+    return f"{key(field)}: {kind}" if field == name else f"{key(field)}: {{type: {kind}, column: {quoted(name)}}}"
+
+
+WORDS = {
+    "true",
+    "false",
+    "null",
+    "yes",
+    "no",
+    "on",
+    "off",
+    "y",
+    "n",
+}  # that some reader of YAML takes for something else
 
 
 def key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z_][\w-]*", name) else quoted(name)
+    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) and name.lower() not in WORDS else quoted(name)
 
 
 def quoted(text: str) -> str:
-    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", text)
-    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    plain = re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]*", text) and text.lower() not in WORDS
+    return text if plain else '"' + escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def escaped(text: str) -> str:
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in text)
 
 
 def describe(column: Column) -> str:
@@ -157,6 +195,9 @@ def relative(data: Path, folder: Path) -> str:
     return str(data.relative_to(folder)) if data.is_relative_to(folder) else str(data)
 
 
-def checked(text: str) -> str:
-    parse_yaml(text, "proposal")
+def checked(lines: Sequence[str]) -> str:
+    """The lines as text, once they are known to be a recipe."""
+    text = "\n".join(lines) + "\n"
+    plain, marks = parse_yaml(text, "proposal")
+    recipes.Reader("proposal", Path.cwd(), marks).recipe(plain, text)
     return text

@@ -23,6 +23,7 @@ SHORT = {
     "train": ("optimizer", "schedule", "loss"),
     "field": ("tokenizer", "encoder", "loss"),
 }  # `adamw` = `{kind: adamw}`
+FIELD_NAME = r"[^\W\d][\w -]{0,63}"
 RESERVED = ("row", "mix", "auxiliary")  # what a batch holds and a loss counts beside the fields
 
 
@@ -177,7 +178,7 @@ class Reader:
         # By name: JSON keeps no order, and a model's parts must come back in the order in which they learnt.
         for name, value in sorted(given.items()):
             key = f"{side}.{name}"
-            if not re.fullmatch(r"[^\W\d][\w -]{0,63}", name) or name in RESERVED:
+            if not re.fullmatch(FIELD_NAME, name) or name in RESERVED:
                 expected = f"a letter, then letters, digits, '_', '-' and spaces; not {', '.join(RESERVED)}"
                 self.wrong(key, name, expected, "give it another name, and say column: for the column's own name")
                 continue

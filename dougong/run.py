@@ -122,10 +122,17 @@ class Run:
     @cached_property
     def prepared(self) -> prepare.Prepared:
         """The prepared data of this run, made again if it is gone; refused if the files are no longer those it was trained on."""
+        key = self.receipt["data"]["key"]
+        folder = Path(self.recipe.data.cache) / key
+        if (
+            folder.is_dir()
+        ):  # the key is a hash of the contents: it is the data that this run knows, whatever came since
+            return prepare.Prepared(folder)
         found = prepared_data(self.recipe)
-        if found.key != self.receipt["data"]["key"]:
+        if found.key != key:
             raise DataError(
-                f"{self.folder}: the data files have changed since this run was trained. Fix: bring them back, or train anew."
+                f"{self.folder}: the data files, or dougong's way to prepare them, have changed since this run was trained. "
+                "Fix: bring the files (or the version of dougong in receipt.json) back, or train anew."
             )
         return found
 
@@ -141,7 +148,7 @@ class Run:
         return results
 
     def generate(self, prompts: Sequence[str] = ("",), **options: Any) -> list[str]:
-        """The continuation of each prompt; options are those of `dougong generate` (max_tokens, temperature, top_k, top_p, seed …)."""
+        """The continuation of each prompt; the options are those of `dougong generate` (max_tokens, temperature, seed …)."""
         return generate.generate(self.model, prompts, generate.Config(**options))
 
     def read(self, row: Any, number: int) -> dict[str, Any]:
@@ -156,7 +163,8 @@ class Run:
         for field in self.inputs:
             if field.column not in row:
                 raise DataError(
-                    f"rows[{number}]: no column {field.column!r}; it has {', '.join(map(str, row))}. Fix: add it (None if it is missing)."
+                    f"rows[{number}]: no column {field.column!r}; it has {', '.join(map(str, row))}. "
+                    "Fix: add it (None if it is missing)."
                 )
         kinds = {field.column: field.config.type for field in self.inputs}
         loose = cleaning.Config(
@@ -300,7 +308,9 @@ def fill(model: Model, tensors: dict[str, torch.Tensor], source: Path) -> None:
     for name in sorted({*targets, *tensors}):
         found, wanted = tensors.get(name), targets.get(name)
         if found is None or wanted is None or found.shape != wanted.shape:
-            shapes = f"{'nothing' if found is None else tuple(found.shape)}, the model has {'nothing' if wanted is None else tuple(wanted.shape)}"
+            shapes = " where the model has ".join(
+                "nothing" if t is None else str(tuple(t.shape)) for t in (found, wanted)
+            )
             raise ArtefactError(
                 f"{source}: tensor {name}: the file has {shapes}. Fix: use the recipe that this model was trained with."
             )

@@ -23,7 +23,7 @@ from dougong.data.ordering import key_of, permuted
 from dougong.data.shards import Split, Stream
 
 Batch = dict[str, Tensor]
-POOL = 64  # batches that are sorted by length together
+POOL = 128  # batches that are sorted by length together: with half as many 6 % of the sentiment data would be padding
 
 
 @dataclass(frozen=True)

@@ -237,8 +237,8 @@ def named_files(file: Path, used: list[Used], unit: sources.Unit) -> Iterator[Pa
     for row in sources.read_rows(file, unit=unit):
         values = [row.values.get(column) for column in columns] if isinstance(row, sources.Row) else []
         for value in values:
-            if isinstance(value, str) and os.path.isfile(file.parent / value.strip()):
-                yield file.parent / value.strip()
+            if isinstance(value, str) and os.path.isfile(path := _beside(file, value.strip())):
+                yield Path(path)
 
 
 def file_hash(file: Path) -> str:
@@ -391,7 +391,7 @@ class Preparation:
             near = duplicates.near_duplicates(self.signatures(parts, split), settings.near_threshold) & ~repeated
             self.report.count_duplicates(near=int(near.sum()))
             if settings.near_duplicates == "drop":
-                self.drop("near_duplicates", keep, split, near)
+                self.drop("near_duplicates", keep, split, near | repeated)
         for name in ("validation", "test"):
             if len(joined[name]):
                 self.report.count_leaks(
@@ -580,12 +580,11 @@ class Cleaner:
         return None
 
     def parse(self, values: dict[str, object], file: Path) -> dict[str, object]:
-        base = file if file.is_dir() else file.parent
         result = {}
         for field in self.used:
             value = values[field.column]
             if field.module.Codec.PATHS and isinstance(value, str) and value:
-                value = str(base / value)
+                value = _beside(file, value)
             try:
                 result[field.name] = field.parse(value)
             except ValueError as error:
@@ -692,11 +691,15 @@ def _row_size(row: sources.Row | sources.BadRow, file: Path, pictures: frozenset
     if isinstance(row, sources.BadRow):
         return len(row.raw)
     size = sum(len(value) if isinstance(value, str | bytes) else 8 for value in row.values.values())
-    base = file if file.is_dir() else file.parent
     for value in (row.values.get(column) for column in pictures):
-        named = isinstance(value, str) and os.path.isfile(base / value.strip())
-        size += max(PICTURE_BYTES, os.path.getsize(base / str(value).strip()) if named else 0)
+        path = _beside(file, value.strip()) if isinstance(value, str) else ""
+        size += max(PICTURE_BYTES, os.path.getsize(path) if os.path.isfile(path) else 0)
     return size
+
+
+def _beside(file: Path, named: str) -> str:
+    """The path that a row of a data file (or of a folder that is the table) names."""
+    return str((file if file.is_dir() else file.parent) / named)
 
 
 def _line(record: dict[str, Any]) -> bytes:

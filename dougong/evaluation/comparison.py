@@ -132,14 +132,15 @@ def _require_same_targets(batches: Mapping[str, Sequence[Batch]]) -> None:
         for key in expected.keys() & got.keys():
             if not np.array_equal(expected[key], got[key], equal_nan=expected[key].dtype.kind == "f"):
                 raise DataError(
-                    f"runs {first!r} and {name!r} were evaluated on different rows ({key} differs). Fix: evaluate both on the same data."
+                    f"runs {first!r} and {name!r} were evaluated on different rows ({key} differs). "
+                    "Fix: evaluate both on the same data."
                 )
 
 
 def _targets(batches: Sequence[Batch]) -> dict[str, np.ndarray]:
     """The targets in the order of the row ids; tokens are left out, they depend on the tokenizer."""
     order = np.argsort(np.concatenate([rows for rows, _, _ in batches]))
-    keys = [key for key in batches[0][2] if not key.startswith("tokens") and key != "value"]
+    keys = [key for key in batches[0][2] if not key.startswith("tokens") and key != "normalized"]
     return {key: np.concatenate([np.asarray(target[key]) for _, _, target in batches])[order] for key in keys}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,7 +22,7 @@ from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from dougong.core.config import Count, config
+from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.columns import Columns, Ragged
 from dougong.fields import FieldConfig
@@ -91,6 +92,10 @@ class Config(FieldConfig):
     tokenizer: TokenizerConfig = BPETokenizer()
     max_length: Count = 512
     lowercase: bool = False
+    ngrams: Annotated[int, Field(ge=1, le=16)] = (
+        1  # an input's positions also tell which runs of 2 … n tokens end there
+    )
+    token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     tied: bool = True  # the head shares its matrix with the embedding
     loss: Loss | None = None
 
@@ -172,13 +177,24 @@ class Encoder(nn.Module):
         super().__init__()
         self.positions: int | None = None
         self.end = codec.end
+        self.token_dropout = config.token_dropout
         self.embedding = nn.Embedding(codec.vocab_size, width)
+        self.grams = Grams(config.ngrams, width) if config.ngrams > 1 else None
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.embedding.weight, std=self.embedding.weight.shape[1] ** -0.5)
 
     def forward(self, batch: dict[str, Tensor], name: str) -> Features:
-        return self.embed(batch[f"{name}.tokens"], batch[f"{name}.tokens.length"])
+        """An input's tokens; in training some positions are hidden (Iyyer et al. 2015)."""
+        tokens = batch[f"{name}.tokens"]  # (B, T)
+        features = self.embed(tokens, batch[f"{name}.tokens.length"])
+        if self.grams is not None:
+            features = replace(features, values=features.values + self.grams(tokens))
+        if not self.training or not self.token_dropout:
+            return features
+        shown = torch.rand(tokens.shape, device=tokens.device) >= self.token_dropout
+        shown[:, 0] = True  # a text of which nothing is left says nothing
+        return replace(features, mask=features.mask & shown)
 
     def shifted(self, batch: dict[str, Tensor], name: str) -> Features:
         """What a language model sees when it predicts `tokens`: the token before each (the end before the first)."""
@@ -191,6 +207,35 @@ class Encoder(nn.Module):
         # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
         values = self.embedding(tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
         return Features(values, length_mask(lengths, tokens.shape[1]))
+
+
+class Grams(nn.Module):
+    """Embeddings of the runs of 2 … n tokens that end at each position, hashed into BUCKETS (Joulin et al. 2017).
+
+    They give a backbone without a sense of order (mlp) short phrases, or with characters as tokens parts of words.
+    """
+
+    BUCKETS: ClassVar[int] = 1 << 17
+
+    def __init__(self, longest: int, width: int):
+        super().__init__()
+        self.longest = longest
+        self.embedding = nn.Embedding(self.BUCKETS, width)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.1)  # small: a run that was never seen adds little noise
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
+        total = torch.zeros((), device=tokens.device)
+        run = tokens + 1
+        for length in range(2, self.longest + 1):
+            before = nn.functional.pad(run, (1, 0))[:, :-1]  # the run of one token less that ends one position earlier
+            run = before * 0x9E3779B97F4A7 + tokens + 1  # int64 wraps around: a hash, the same on every device
+            found = self.embedding((run ^ (run >> 29)) % self.BUCKETS)  # (B, T, D)
+            total = total + torch.where(
+                (torch.arange(tokens.shape[1], device=tokens.device) >= length - 1)[:, None], found, 0.0
+            )
+        return total
 
 
 class Head(nn.Module):

@@ -36,10 +36,15 @@ def causal(backbone: str) -> bool:
 
 
 ALL = [
-    (into, backbone, out) for into in with_side("Encoder") for backbone in backbones.names() for out in with_side("Head")
+    (into, backbone, out)
+    for into in with_side("Encoder")
+    for backbone in backbones.names()
+    for out in with_side("Head")
 ]
 SENSIBLE = [(into, backbone, out) for into, backbone, out in ALL if causal(backbone) or not writes(out)]
-WRITERS = [(backbone, out) for backbone in backbones.names() for out in with_side("Head") if causal(backbone) and writes(out)]
+WRITERS = [
+    (backbone, out) for backbone in backbones.names() for out in with_side("Head") if causal(backbone) and writes(out)
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Model]]:
 
     monkeypatch.setattr(runs, "finish", noting)
     monkeypatch.setitem(generate.Config.__init__.__kwdefaults__ or {}, "max_tokens", 8)
-    yield models
+    return models
 
 
 def recipe_of(data: Path, into: str | None, backbone: str, out: str) -> recipes.Recipe:
@@ -125,7 +130,9 @@ def test_a_backbone_that_looks_back_writes_without_any_input(
     assert reloaded.generate(["row"], seed=1) == reloaded.generate(["row"], seed=1)
 
 
-@pytest.mark.parametrize(("into", "backbone", "out"), [pair for pair in ALL if pair not in SENSIBLE], ids=lambda name: name)
+@pytest.mark.parametrize(
+    ("into", "backbone", "out"), [pair for pair in ALL if pair not in SENSIBLE], ids=lambda name: name
+)
 def test_a_pair_that_makes_no_sense_is_refused_with_the_recipe(into: str, backbone: str, out: str, data: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_of(data, into, backbone, out)

@@ -31,7 +31,10 @@ def columns_of(lengths: list[int], seed: int = 0) -> Columns:
 
 def split_of(folder: Path, shards: list[list[int]]) -> Split:
     paths = [folder / f"part-{number:05d}.arrow" for number in range(len(shards))]
-    counts = [write_shard(path, columns_of(lengths, seed)) for seed, (path, lengths) in enumerate(zip(paths, shards))]
+    counts = [
+        write_shard(path, columns_of(lengths, seed))
+        for seed, (path, lengths) in enumerate(zip(paths, shards, strict=False))
+    ]
     return Split("train", paths, counts)
 
 

@@ -62,7 +62,7 @@ def test_a_category_is_measured_as_scikit_learn_does():
 def test_a_number_is_measured_in_the_unit_of_the_data():
     found, (said, columns) = measured("prices"), raw("prices")
     value = {name: estimate.value for name, estimate in found.metrics.items()}
-    actual = columns["price.raw"]
+    actual = columns["price.value"]
     assert value["price.mae"] == pytest.approx(reference.mean_absolute_error(actual, said["value"]), rel=1e-5)
     assert value["price.rmse"] == pytest.approx(reference.root_mean_squared_error(actual, said["value"]), rel=1e-5)
     assert value["price.r2"] == pytest.approx(reference.r2_score(actual, said["value"]), rel=1e-5)

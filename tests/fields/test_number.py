@@ -70,7 +70,9 @@ def test_D7_a_constant_column_is_finite_and_comes_back(normalize: Normalize, val
 
 
 @given(
-    values=st.lists(st.floats(-HUGE, HUGE) | st.none(), min_size=1, max_size=30).filter(lambda v: any(x is not None for x in v)),
+    values=st.lists(st.floats(-HUGE, HUGE) | st.none(), min_size=1, max_size=30).filter(
+        lambda v: any(x is not None for x in v)
+    ),
     later=st.lists(st.floats(-HUGE, HUGE) | st.none(), max_size=5),
     normalize=st.sampled_from(KINDS),
     bins=st.sampled_from([0, 1, 4, 16, 256]),
@@ -156,7 +158,9 @@ def test_a_missing_target_costs_nothing(kind: str) -> None:
     values = torch.randn(3, 1, 4)
     target = encoded(codec, [1.0, None, 3.0])
     all_rows = head.loss(Features(values, torch.ones(3, 1, dtype=torch.bool)), {"y.normalized": target}, "y")
-    real = head.loss(Features(values[[0, 2]], torch.ones(2, 1, dtype=torch.bool)), {"y.normalized": target[[0, 2]]}, "y")
+    real = head.loss(
+        Features(values[[0, 2]], torch.ones(2, 1, dtype=torch.bool)), {"y.normalized": target[[0, 2]]}, "y"
+    )
     assert torch.allclose(all_rows, real)
     assert head.count({"y.normalized": target}, "y") == 2
 

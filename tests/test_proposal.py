@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+import dougong
+from dougong import proposal, recipe
+from dougong.core.errors import DataError, FieldError
+from tests.small_runs import home
+
+QUICK = ["model.preset=tiny", "train={steps: 2, device: cpu}", "data.split={validation: 0.2, test: 0.2}"]
+ODD = [
+    *("a b", "a: b", "yes", "null", "1st", "été", "列", "x'y\"z", "#1", "- dash", "[list]", "{map}", "tab\there"),
+    *("a.b", "row", "%", "&anchor", "*alias", "!tag", "True", "~", "1e3", "mix", "new\nline"),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(count: int = 60) -> list[dict[str, Any]]:
+    return [
+        {"id": f"k{index}", "words": f"some words number {index} " * 3, "size": index * 0.5, "sort": "ab"[index % 2]}
+        for index in range(count)
+    ]
+
+
+def write_table(path: Path, delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows(1)[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows())
+    return path
+
+
+def write_jsonl(path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path) -> Path:
+    pa.parquet.write_table(pa.Table.from_pylist(rows()), path)
+    return path
+
+
+def write_text(path: Path) -> Path:
+    shutil.copy(home() / "poems.txt", path)
+    return path
+
+
+def write_images(path: Path) -> Path:
+    for index in range(30):
+        folder = path / ("dark" if index % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = io.BytesIO()
+        pixels = np.full((8, 8, 3), 30 if index % 2 else 220, dtype=np.uint8) + index
+        Image.fromarray(pixels).save(stream, "PNG")
+        (folder / f"{index}.png").write_bytes(stream.getvalue())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "inputs", "outputs"),
+    [
+        ("table.csv", write_table, {"words": "text", "size": "number"}, {"sort": "category"}),
+        ("table.tsv", lambda path: write_table(path, "\t"), {"words": "text", "size": "number"}, {"sort": "category"}),
+        ("table.jsonl", write_jsonl, {"words": "text", "size": "number"}, {"sort": "category"}),
+        ("table.parquet", write_parquet, {"words": "text", "size": "number"}, {"sort": "category"}),
+        ("poems.txt", write_text, {}, {"text": "text"}),
+        ("pictures", write_images, {"image": "image"}, {"label": "category"}),
+    ],
+)
+def test_a_proposed_recipe_passes_check_and_trains(name: str, write: Any, inputs: Any, outputs: Any, tmp_path: Path):
+    path = dougong.new(write(tmp_path / name))
+    read = recipe.load(path)
+    assert {key: config.type for key, config in read.inputs.items()} == inputs
+    assert {key: config.type for key, config in read.outputs.items()} == outputs
+    assert dougong.check(path).rows_read >= 30
+    assert dougong.train(path, overrides=QUICK).metrics()
+
+
+def test_what_looks_like_an_identifier_is_left_out_with_the_reason(tmp_path: Path):
+    text = dougong.new(write_table(tmp_path / "table.csv")).read_text()
+    assert "# id: text      # looks like an identifier: it would only be learnt by heart" in text
+
+
+def test_a_column_without_a_value_is_left_out_with_the_reason(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("a,empty,label\n" + "1.5,,x\n2.5,,y\n" * 30)
+    text = dougong.new(tmp_path / "x.csv").read_text()
+    assert "# empty: text      # every value is missing" in text
+    assert list(recipe.load(tmp_path / "x.yaml").inputs) == ["a"]
+
+
+def test_odd_names_of_columns_become_names_of_fields(tmp_path: Path):
+    path = tmp_path / "odd.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*ODD, "label"])
+        for index in range(60):
+            writer.writerow([*(index * (place + 1) % 17 + 0.5 for place in range(len(ODD))), "ab"[index % 2]])
+    made = dougong.new(path, predict="label")
+    read = recipe.load(made)
+    assert sorted(config.column or name for name, config in read.inputs.items()) == sorted(ODD)
+    assert all(config.type == "number" for config in read.inputs.values())
+    assert dougong.check(made).rows_read == 60
+    run = dougong.train(made, overrides=QUICK)
+    assert run.predict([dict.fromkeys(ODD, 1.5)])[0]["label"]["value"] in ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["odd: name", "yes", "1st", "a/b", "row", "null"])
+def test_an_odd_name_may_be_predicted(name: str, tmp_path: Path):
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(
+            [["words", name], *([f"some words {index}", "ab"[index % 2]] for index in range(60))]
+        )
+    read = recipe.load(dougong.new(path, predict=[name]))
+    ((key, config),) = read.outputs.items()
+    assert (config.column or key, config.type) == (name, "category")
+
+
+def test_names_that_become_one_are_told_apart(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("a.b,a:b,a_b,label\n" + "1.5,2.5,3.5,x\n4.5,5.5,6.5,y\n" * 30)
+    read = recipe.load(dougong.new(tmp_path / "x.csv"))
+    assert sorted(config.column or name for name, config in read.inputs.items()) == ["a.b", "a:b", "a_b"]
+
+
+def test_a_column_called_text_may_stand_beside_others(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("text,label\n" + "some longer words here,x\nand other words there,y\n" * 30)
+    read = recipe.load(dougong.new(tmp_path / "x.csv"))
+    assert (list(read.inputs), list(read.outputs)) == (["text"], ["label"])
+
+
+def test_one_column_alone_is_told_what_it_lacks(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("label\n" + "x\ny\n" * 30)
+    with pytest.raises(DataError, match=r"beside 'label' no column can be looked at: it has label. Fix: "):
+        dougong.new(tmp_path / "x.csv")
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path):
+    path = dougong.new(write_table(tmp_path / "table.csv"))
+    path.write_text("mine")
+    with pytest.raises(FieldError, match=r"expected a file that is not there yet. Fix: give another one with --output"):
+        dougong.new(tmp_path / "table.csv")
+    assert path.read_text() == "mine"
+    other = dougong.new(tmp_path / "table.csv", output=tmp_path / "b/other.yaml")
+    assert recipe.load(other).data.train == str(tmp_path / "table.csv")
+
+
+def test_a_wrong_column_is_told_the_nearest(tmp_path: Path):
+    with pytest.raises(FieldError, match=r"predict = 'srot': expected a column of table.csv: id, words.*write 'sort'"):
+        dougong.new(write_table(tmp_path / "table.csv"), predict="srot")
+    with pytest.raises(FieldError, match=r"a column that can be predicted; image only goes in"):
+        dougong.new(write_images(tmp_path / "pictures"), predict="image")
+
+
+def test_data_that_cannot_be_read_gives_no_recipe(tmp_path: Path):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "header.csv").write_text("a,b\n")
+    for name in ("nothing.csv", "empty.csv", "header.csv"):
+        with pytest.raises(DataError):
+            dougong.new(tmp_path / name)
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+FILES = {"reviews.csv": "reviews", "my data.v2.csv.gz": "my-data", "数据.csv": "model", "-x.csv": "x", ".csv": "model"}
+
+
+@pytest.mark.parametrize(("file", "name"), [*FILES.items(), ("a" * 200 + ".csv", "a" * 64)])
+def test_a_run_is_called_like_its_data(file: str, name: str):
+    assert proposal.name_of(Path(file)) == name
