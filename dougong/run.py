@@ -141,6 +141,8 @@ class Run:
 
         A category gives {"value", "probability", "top"}, labels {"value", "probabilities"}, a number or a text {"value"}.
         """
+        if not self.inputs:
+            raise bad_field("run", self.name, "a model with inputs; this one writes text from nothing", "use generate")
         results: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):
             chunk = [self.read(row, start + index) for index, row in enumerate(rows[start : start + PREDICT_ROWS])]
@@ -149,7 +151,7 @@ class Run:
 
     def generate(self, prompts: Sequence[str] = ("",), **options: Any) -> list[str]:
         """The continuation of each prompt; the options are those of `dougong generate` (max_tokens, temperature, seed …)."""
-        return generate.generate(self.model, prompts, generate.Config(**options))
+        return generate.generate(self.model, prompts, generate.options(options))
 
     def read(self, row: Any, number: int) -> dict[str, Any]:
         """One raw row -> parsed values by input. Raises DataError that names the row and the column."""
@@ -177,7 +179,7 @@ class Run:
         if cleaned.values is None:
             raise DataError(f"rows[{number}]: {cleaned.bad or cleaned.dropped}. Fix: correct the value.")
         try:
-            return {field.name: field.codec.parse(cleaned.values[field.column]) for field in self.inputs}
+            return {field.name: field.codec.parse(cleaned.values[field.column], field.config) for field in self.inputs}
         except ValueError as error:
             raise DataError(f"rows[{number}]: {error}. Fix: correct the value.") from None
 
