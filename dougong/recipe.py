@@ -359,7 +359,7 @@ def default_kind(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
         return "transformer"
     if "image" in types:
         return "convnet"
-    return "transformer" if "text" in types else "mlp"
+    return "mlp"
 
 
 def rooted(configs: dict[str, Any], base: Path) -> dict[str, Any]:

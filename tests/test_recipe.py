@@ -147,7 +147,7 @@ def test_the_short_forms_mean_the_long_ones(tmp_path: Path):
     ("inputs", "outputs", "kind"),
     [
         ("{a: number, b: category}", "{y: number}", "mlp"),
-        ("{a: text}", "{y: category}", "transformer"),
+        ("{a: text}", "{y: category}", "mlp"),
         ("{a: image}", "{y: category}", "convnet"),
         ("{a: image, b: text}", "{y: category}", "convnet"),
         ("{}", "{y: text}", "transformer"),
@@ -425,7 +425,7 @@ def recipes(draw: Any) -> dict[str, Any]:
                 "micro_batch": st.sampled_from(["auto", 4]),
                 "ema": st.floats(0, 0.999),
                 "clip_norm": st.none() | st.floats(1e-3, 1e3),
-                "compile": st.sampled_from(["auto", True, False]),
+                "compile": st.sampled_from(["auto", False]),
             },
         )
     )
