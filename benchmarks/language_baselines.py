@@ -1,6 +1,7 @@
 """What a language model has to beat, in bits per UTF-8 byte of a held-out text: `xz -9e` and a 5-gram model.
 
     python benchmarks/language_baselines.py train.txt held_out.txt
+    python benchmarks/language_baselines.py recipes/language-model.yaml      # on the training and test rows of a recipe
 
 "xz alone" reads only the held-out text; "xz after the training text" pays only for what the held-out text adds;
 the 5-grams, of characters and of bytes, are fitted on the training text.
@@ -13,7 +14,14 @@ import json
 import lzma
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+
+from dougong import recipe as recipes
+from dougong import run as runs
+from dougong.data.shards import Stream
 
 ORDER = 5
 ALPHABET = {str: 0x110000, bytes: 256}  # all that a symbol can be: nothing has probability zero
@@ -21,13 +29,33 @@ ALPHABET = {str: 0x110000, bytes: 256}  # all that a symbol can be: nothing has 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", type=Path)
-    parser.add_argument("held_out", type=Path)
+    parser.add_argument("train", type=Path, help="a text, or a recipe")
+    parser.add_argument("held_out", type=Path, nargs="?")
     arguments = parser.parse_args()
-    figures = baselines(arguments.train.read_text("utf-8"), arguments.held_out.read_text("utf-8"))
+    if arguments.held_out is None:
+        figures = baselines(*texts_of(arguments.train))
+    else:
+        figures = baselines(arguments.train.read_text("utf-8"), arguments.held_out.read_text("utf-8"))
     for name, value in figures.items():
         print(f"{name:32} {value:.4f} bits per byte")
     print(json.dumps(figures))
+
+
+def texts_of(recipe: Path) -> tuple[str, str]:
+    """The training and the test rows of a language model's recipe, as its own preparation splits them."""
+    loaded = recipes.load(recipe)
+    prepared = runs.prepared_data(loaded)
+    _, (field,) = runs.fitted(loaded, prepared)
+    splits = (prepared.split(name).stream(f"{field.name}.tokens") for name in ("train", "test"))
+    pieces = ([field.codec.text(row) for row in split_rows(stream)] for stream in splits)
+    train, test = ("\n\n".join(rows) for rows in pieces)
+    return train, test
+
+
+def split_rows(stream: Stream) -> Iterator[np.ndarray]:
+    """The rows that a stream was made of."""
+    for column in stream.columns:
+        yield from (column.row(index) for index in range(len(column)))
 
 
 def baselines(train: str, held_out: str) -> dict[str, float]:
