@@ -38,16 +38,14 @@ def read(path: Path, text: str, label: str) -> tuple[list[str], list[str]]:
     return [row[text] for row in rows], [row[label] for row in rows]
 
 
-def accuracy(train: tuple[list[str], list[str]], test: tuple[list[str], list[str]]) -> dict[str, float | int]:
+def accuracy(train: tuple[list[str], list[str]], test: tuple[list[str], list[str]]) -> dict[str, float]:
     """Accuracy on the test rows, with scikit-learn's default strength and with one chosen on the training rows."""
     default = pipeline().fit(*train)
     chosen = GridSearchCV(pipeline(), {"classify__C": [0.3, 1, 3, 10, 30, 100]}, cv=5).fit(*train)
+    print(f"{len(train[0]):,} rows to train on, {len(test[0]):,} to test on; chosen: {chosen.best_params_}")
     return {
-        "train_rows": len(train[0]),
-        "test_rows": len(test[0]),
-        "accuracy": default.score(*test),
-        "accuracy_tuned": chosen.score(*test),
-        "C": chosen.best_params_["classify__C"],
+        "TF-IDF and logistic regression": default.score(*test),
+        "the same, regularized as cross-validation says": chosen.score(*test),
     }
 
 

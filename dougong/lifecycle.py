@@ -99,7 +99,7 @@ def train(
 
 
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
-    prepared = runs.prepared_data(recipe, say=say)
+    prepared = runs.prepared_data(recipe, known=runs.key_begun_with(folder), say=say)
     inputs, outputs = runs.fitted(recipe, prepared)
     runs.begin(folder, recipe, prepared, inputs, outputs)
     model = runs.build(recipe, inputs, outputs)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong import backbones
+from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
 from dougong.fields import Field
 from dougong.layers.features import Features
@@ -196,6 +197,10 @@ def build(
     """A model on `device`, its parameters drawn from `seed`. The shape is made without memory and filled afterwards."""
     with torch.device("meta"):
         model = Model(inputs, outputs, config, encoders, loss)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    fix = "lower model.width, model.layers or the size of the vocabulary"
+    require_memory(f"model: the weights of its {count:,} parameters take", size, device, fix)
     model.to_empty(device=device)
     model.tie()
     initialize(model, seed)

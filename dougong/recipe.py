@@ -213,7 +213,7 @@ class Reader:
             fix = f"use one of {', '.join(fitting)}"
             self.wrong(f"{key}.type", value["type"], f"a type that can stand here; {value['type']} only {side}", fix)
             return None, None
-        value = _expanded(value, SHORT["field"])
+        value = _expanded(value, SHORT["field"], module.Config)
         encoder = None
         if "encoder" in value and part == "Encoder":
             encoder = self.backbone(f"{key}.encoder", value.pop("encoder"), "tiny")
@@ -260,7 +260,7 @@ class Reader:
         if not isinstance(given, dict):
             self.wrong("train", given, "a mapping with a budget", "write train: {epochs: 3}")
             return None
-        given = _expanded(given, SHORT["train"])
+        given = _expanded(given, SHORT["train"], loop.Config)
         train = self.section(loop.Config, plain | {"train": given}, "train")
         meant = any(nearest(name, loop.BUDGETS) for name in given if name not in loop.BUDGETS)
         if not meant and not any(given.get(name) is not None for name in loop.BUDGETS):
@@ -295,6 +295,10 @@ class Reader:
             self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
         for name, config in outputs.items():
             self.loss(name, config, train)
+        for name, config in inputs.items():
+            if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
+                expected = "0 beside other inputs: the rows that it blends would differ in them"
+                self.wrong(f"inputs.{name}.augment.mixup", config.augment.mixup, expected, "remove it")
         if model is None:
             return
         if written and not backbones.load(model.kind).Backbone.CAUSAL:
@@ -384,9 +388,20 @@ def instead_of(key: str) -> str:
     return f"remove it; the keys here are {', '.join(SECTIONS)}"
 
 
-def _expanded(value: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """`optimizer: muon` -> `optimizer: {kind: muon}`."""
-    return {key: {"kind": item} if key in keys and isinstance(item, str) else item for key, item in value.items()}
+def _expanded(value: dict[str, Any], keys: Sequence[str], cls: Any) -> dict[str, Any]:
+    """`optimizer: muon` -> `optimizer: {kind: muon}`; `optimizer: {lr: 0.1}` -> that of the kind which `cls` defaults to."""
+    defaults = {field.name: getattr(field.default, "kind", None) for field in dataclasses.fields(cls)}
+
+    def whole(key: str, item: Any) -> Any:
+        if key not in keys or not isinstance(item, dict):
+            return {"kind": item} if key in keys and isinstance(item, str) else item
+        meant = "kind" in item or nearest_kind(item)
+        return item if meant or defaults.get(key) is None else {"kind": defaults[key], **item}
+
+    def nearest_kind(item: dict[str, Any]) -> bool:  # a misspelt kind must not become the default one
+        return any(nearest(each, ["kind"]) for each in item if isinstance(each, str))
+
+    return {key: whole(key, item) for key, item in value.items()}
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

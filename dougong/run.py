@@ -323,11 +323,16 @@ def fill(model: Model, tensors: dict[str, torch.Tensor], source: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- writing the folder
 
 
+def key_begun_with(folder: Path) -> str | None:
+    """The key of the data that an interrupted run was trained on so far."""
+    return read_json(folder / DATA).get("key", "") if (folder / "resolved.json").is_file() else None
+
+
 def begin(
     folder: Path, recipe: Recipe, prepared: prepare.Prepared, inputs: Sequence[Field], outputs: Sequence[Field]
 ) -> None:
     """What stands in a run folder before training: the recipe, as given and resolved, which data, and the fields."""
-    if (folder / "resolved.json").is_file() and read_json(folder / DATA).get("key") != prepared.key:
+    if key_begun_with(folder) not in (None, prepared.key):
         raise DataError(
             f"{folder}: the data is not what this run began with: a data file has changed, or dougong's way to prepare it."
             " Fix: bring the files back, or say --fresh to set the run aside and start anew."

@@ -3,7 +3,9 @@
     python recipes/figures.py                 # all of them: `make figures`
     python recipes/figures.py sentiment …     # these; the others keep their lines
 
-A recipe's header says what it asks (`# asks: label.accuracy >= 0.96`) and what its data needs (`# data: python …`).
+A recipe's header says what it asks (`# asks: label.accuracy >= 0.96`, or `>= baseline`), what computes the baseline
+(`# against: python …`, which prints {name: figure} last), and what its data needs (`# data: python …`). A recipe that
+only stands beside another one says `# shows: label.accuracy`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dougong
 from dougong.core.artefacts import read_json, write_file, write_json
@@ -26,6 +29,7 @@ ROOT = FOLDER.parent
 KEPT = ROOT / "docs" / "figures.json"
 PAGES = (ROOT / "docs" / "figures.md", ROOT / "README.md", ROOT / "README.zh-CN.md")
 COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
+Figures = dict[str, Any]
 
 
 def main(names: list[str]) -> None:
@@ -33,10 +37,9 @@ def main(names: list[str]) -> None:
     results = read_json(KEPT) if KEPT.exists() else {}
     for path in sorted(FOLDER.glob("*.yaml")):
         header = path.read_text(encoding="utf-8")
-        if (names and path.stem not in names) or "# asks:" not in header:
+        if (names and path.stem not in names) or not re.search("^# (asks|shows):", header, re.M):
             continue
-        if script := re.search(r"^# data: +python (\S+)", header, re.M):
-            subprocess.run([sys.executable, *shlex.split(script[1])], check=True, cwd=ROOT)
+        said(header, "data")
         results[path.stem] = reached(path, header)
         print(json.dumps({path.stem: results[path.stem]}), flush=True)
         write_json(KEPT, results)
@@ -44,50 +47,59 @@ def main(names: list[str]) -> None:
             write_table(page, results)
 
 
-def reached(path: Path, header: str) -> dict[str, object]:
+def said(header: str, key: str) -> str:
+    """What the script prints that a header names under `key`; nothing where it names none."""
+    script = re.search(rf"^# {key}: +python (\S+(?: \S+\.yaml)?)", header, re.M)
+    if script is None:
+        return ""
+    command = [sys.executable, *shlex.split(script[1])]
+    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+
+
+def reached(path: Path, header: str) -> Figures:
     """What one recipe reached, next to what it asks."""
-    asked = re.search(r"^# asks: +(\S+) (>=|<=|<|>) ([\d.]+)", header, re.M)
-    if asked is None:
+    wanted = re.search(r"^# (?:asks|shows): +(\S+)(?: (>=|<=|<|>) ([\d.]+|baseline))?", header, re.M)
+    if wanted is None:
         raise SystemExit(f"{path}: write '# asks: output.metric >= 0.9' into its header")
+    metric, sign, asked = wanted.groups()
+    printed = said(header, "against")
+    baselines: dict[str, float] = json.loads(printed.splitlines()[-1]) if printed else {}
+    if asked == "baseline":  # the best of them
+        asked = f"{(max if '>' in sign else min)(baselines.values()):.4f}"
     run = dougong.train(path, fresh=True)
     split, metrics = next(iter(run.metrics().items()))
-    found = metrics[asked[1]]
+    found = metrics[metric]
     return {
-        "metric": asked[1],
-        "asked": f"{asked[2]} {asked[3]}",
+        "metric": metric,
+        "asked": f"{sign} {asked}" if sign else "",
+        "baselines": baselines,
         "value": found["value"],
         "low": found["low"],
         "high": found["high"],
         "rows": found["rows"],
         "split": split,
-        "met": bool(COMPARE[asked[2]](found["value"], float(asked[3]))),
+        "met": bool(COMPARE[sign](found["value"], float(asked))) if sign else None,
         "minutes": round(run.receipt["training"]["seconds"] / 60, 1),
         "machine": f"{cpu_name()}, {run.receipt['machine']['device'].rsplit(', ', 1)[-1]}",
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
-def write_table(page: Path, results: dict[str, dict[str, object]]) -> None:
+def write_table(page: Path, results: dict[str, Figures]) -> None:
     """Put the table between the marks `<!-- figures -->` and `<!-- /figures -->`."""
     lines = ["| recipe | asks | reached (95 % interval) | rows | training |", "|---|---|---|---|---|"]
     for name, found in sorted(results.items()):
         value = f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
-        mark = "" if found["met"] else " — not met"
+        mark = " — not met" if found["met"] is False else ""
         lines.append(
-            f"| [{name}]({'../' if page.parent.name == 'docs' else ''}recipes/{name}.yaml) | `{found['metric']}` {found['asked']} "
-            f"| {value}{mark} | {found['rows']:,} {found['split']} | {found['minutes']} min |"
+            f"| [{name}]({'../' if page.parent.name == 'docs' else ''}recipes/{name}.yaml) "
+            f"| `{found['metric']}` {found['asked']} | {value}{mark} | {found['rows']:,} {found['split']} "
+            f"| {found['minutes']} min |"
         )
     table = "\n".join(lines)
     text = page.read_text(encoding="utf-8") if page.exists() else "# Figures\n\n<!-- figures -->\n<!-- /figures -->\n"
-    write_file(
-        page,
-        re.sub(
-            r"<!-- figures -->.*?<!-- /figures -->",
-            lambda _: f"<!-- figures -->\n{table}\n<!-- /figures -->",
-            text,
-            flags=re.S,
-        ).encode(),
-    )
+    whole = f"<!-- figures -->\n{table}\n<!-- /figures -->"
+    write_file(page, re.sub("<!-- figures -->.*?<!-- /figures -->", lambda _: whole, text, flags=re.S).encode())
 
 
 if __name__ == "__main__":

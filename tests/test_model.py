@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dougong import backbones
 from dougong.core.config import read
-from dougong.core.errors import FieldError
+from dougong.core.errors import FieldError, MachineError
 from dougong.data.loader import collate
 from dougong.fields import Field
 from dougong.layers.losses import Loss
@@ -113,7 +113,7 @@ def test_weights_are_all_that_a_saved_model_needs() -> None:
 
 def test_a_row_does_not_depend_on_what_it_is_batched_with() -> None:
     model = model_of([TEXT, IMAGE, SIZE], [LABEL]).eval()
-    nn.init.normal_(model.head(LABEL).linear.weight)
+    nn.init.normal_(model.head(LABEL).readout.linear.weight)
     fields = [TEXT, IMAGE, SIZE, LABEL]
     together = model.predict(batch_of(fields, 5))["y"]["probabilities"]
     alone = model.predict(batch_of(fields, 1))["y"]["probabilities"]
@@ -193,3 +193,8 @@ def test_evaluate_gives_what_predict_and_losses_give() -> None:
 def test_a_backbone_that_cannot_look_back_only_is_refused_for_a_text() -> None:
     with clear_error("model.kind", "'mlp'", "step by step", error=FieldError):
         model_of([TEXT], [WRITTEN], "mlp")
+
+
+def test_T8_a_model_that_no_memory_here_holds_is_refused_before_it_is_made() -> None:
+    with clear_error("parameters take", " GB", "lower model.width", error=MachineError):
+        model_of([TEXT], [LABEL], width=1 << 19, heads=2, layers=100)

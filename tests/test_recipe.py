@@ -143,6 +143,27 @@ def test_the_short_forms_mean_the_long_ones(tmp_path: Path):
     assert short.resolved() == long.resolved()
 
 
+def test_settings_without_a_kind_are_those_of_the_default_kind(tmp_path: Path):
+    given = ["train.optimizer.lr=0.01", "train.schedule.warmup=0.2", "inputs.review.tokenizer.vocab_size=500"]
+    read = recipe.load(written(tmp_path, GOOD), given)
+    assert (read.train.optimizer.kind, read.train.optimizer.lr) == ("adamw", 0.01)
+    assert (read.train.schedule.kind, read.train.schedule.warmup) == ("cosine", 0.2)
+    assert (read.inputs["review"].tokenizer.kind, read.inputs["review"].tokenizer.vocab_size) == ("bpe", 500)
+
+
+def test_mixup_beside_another_input_is_refused(tmp_path: Path):
+    text = GOOD.replace("review: text", "{review: text, photo: {type: image, augment: {mixup: 0.2}}}")
+    text = text.replace("inputs:\n  {", "inputs: {")
+    said = mistakes_of(tmp_path, text)
+    assert "inputs.photo.augment.mixup = 0.2: expected 0 beside other inputs" in said
+
+
+@pytest.mark.parametrize("size", ["layers: 1000000000", "width: 100000000"])
+def test_sizes_beyond_any_machine_are_refused_at_once(tmp_path: Path, size: str):
+    name, value = size.split(": ")
+    assert f"model.{name} = {value}: expected a whole number" in mistakes_of(tmp_path, GOOD, f"model.{name}={value}")
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "kind"),
     [

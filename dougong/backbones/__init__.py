@@ -11,15 +11,23 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from dougong.core.config import Count, config
 from dougong.core.registry import Registry
 
 registry = Registry("dougong.backbones", __file__, "model.kind")
 names, load = registry.names, registry.load
 
+# No real model comes near these bounds: beyond them stand typing errors, which would take forever to refuse otherwise.
+Width = Annotated[Count, Field(le=1 << 20)]
+Layers = Annotated[Count, Field(le=10_000)]
+
 
 @config
 class BackboneConfig:
     """What every backbone's Config has. Each adds `kind: Literal["its file name"]`."""
 
-    width: Count = 256  # D, of what comes in
+    width: Width = 256  # D, of what comes in

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dougong.backbones import BackboneConfig
+from dougong.backbones import BackboneConfig, Layers, Width
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
@@ -31,8 +31,8 @@ class Config(BackboneConfig):
     """A convolutional network of `layers` residual blocks."""
 
     kind: Literal["convnet"] = "convnet"
-    width: Count = 128  # D; an image's first stages are narrower, its last is as wide as this
-    layers: Count = 3
+    width: Width = 128  # D; an image's first stages are narrower, its last is as wide as this
+    layers: Layers = 3
     kernel: Count = 3  # positions, or pixels to a side, that a convolution sees
     dilation: Count | None = None  # sequences: how much further apart each block looks than the one before; None: 2
     stages: Count | None = None  # images: resolutions, each half of the one before; None: 3, or fewer layers
@@ -177,13 +177,14 @@ class Image(nn.Module):
             raise bad_field("model.kind", "convnet", expected, "use kind: transformer")
         values = x.values.transpose(1, 2).unflatten(2, grid)  # (B, D, H, W)
         values = values.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
-        mask = x.mask.unflatten(1, grid)[:, None]  # (B, 1, H, W)
+        mask = None if bool(x.mask.all()) else x.mask.unflatten(1, grid)[:, None]  # (B, 1, H, W); None: nothing pads
         values = self.enter(values)
         for block in self.blocks:
             values, mask = block(values, mask)
         values = F.relu(self.norm(values))  # (B, D, h, w)
         shape = (values.shape[2], values.shape[3]) if x.grid else None
-        return replace(x, values=values.flatten(2).transpose(1, 2), mask=mask.flatten(1), grid=shape)
+        kept = x.mask.new_ones(len(values), values.shape[2] * values.shape[3]) if mask is None else mask.flatten(1)
+        return replace(x, values=values.flatten(2).transpose(1, 2), mask=kept, grid=shape)
 
 
 class ImageBlock(nn.Module):
@@ -205,15 +206,19 @@ class ImageBlock(nn.Module):
         if self.shortcut is not None:
             _fill(self.shortcut, gain=1.0)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, H, W), (B, 1, H, W)
-        h = F.relu(self.norm1(x)) * mask  # what pads is zero, as beyond the edge
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:  # (B, C, H, W), (B, 1, H, W)
+        h = self.clear(F.relu(self.norm1(x)), mask)
         if self.shortcut is not None:
             x = self.shortcut(self.halve(h) if self.stride > 1 else h)
         h = self.conv1(h)
-        if self.stride > 1:
+        if self.stride > 1 and mask is not None:
             mask = F.max_pool2d(mask.to(h.dtype), 2, ceil_mode=True) > 0
-        h = self.dropout(F.relu(self.norm2(h)) * mask)
+        h = self.dropout(self.clear(F.relu(self.norm2(h)), mask))
         return x + self.conv2(h), mask
+
+    def clear(self, h: Tensor, mask: Tensor | None) -> Tensor:
+        """What pads becomes zero, as it is beyond the edge."""
+        return h if mask is None else h * mask
 
     def halve(self, h: Tensor) -> Tensor:
         """Means of 2 × 2 (He et al. 2019, arXiv:1812.01187); an odd edge is filled with zeros, as padding is."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dougong.backbones import BackboneConfig
+from dougong.backbones import BackboneConfig, Layers
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
@@ -24,7 +24,7 @@ class Config(BackboneConfig):
 
     kind: Literal["mlp"] = "mlp"
     hidden: Count | None = None  # width of the vector that comes out; None: `width`
-    layers: Count = 3
+    layers: Layers = 3
     expansion: Count = 2  # each layer's inner width, in hidden widths
     activation: Activation = "relu"
     norm: Norm = "layer"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dougong.backbones import BackboneConfig
+from dougong.backbones import BackboneConfig, Layers
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
@@ -35,7 +35,7 @@ class Config(BackboneConfig):
     kind: Literal["recurrent"] = "recurrent"
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden: Count | None = None  # width of the state; None: `width`
-    layers: Count = 2
+    layers: Layers = 2
     bidirectional: Literal["auto"] | bool = "auto"  # auto: except where the output is written step by step
     residual: bool = True  # add each layer to what came in
     norm: Norm | Literal["none"] = "layer"  # before each layer and after the last

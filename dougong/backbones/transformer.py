@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dougong.backbones import BackboneConfig
+from dougong.backbones import BackboneConfig, Layers
 from dougong.core.config import Count, Fraction, NonNegative, Positive, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import Attention, KeyValues, visible
@@ -32,7 +32,7 @@ class Config(BackboneConfig):
     """A transformer: `layers` blocks of attention and feed-forward."""
 
     kind: Literal["transformer"] = "transformer"
-    layers: Count = 4
+    layers: Layers = 4
     heads: Count = 4
     kv_heads: Count | None = None  # fewer than heads: grouped queries, a smaller cache; None: as many as heads
     feedforward: Count | None = None  # hidden width; None: 4 · width (swiglu: as many parameters as that)

@@ -110,5 +110,20 @@ def memory_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def memory_total() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def memory_total(device: torch.device | None = None) -> int:
+    """Bytes that a program can have at most: of the GPU, or of the machine (of the container, if it sets a limit)."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    return min(machine, int(allowed)) if allowed.isdecimal() else machine
+
+
+def require_memory(what: str, needed: int, device: torch.device, fix: str) -> None:
+    """Refuse what cannot fit, before the machine begins to swap or kills the process."""
+    total = memory_total(device)
+    if needed > total:
+        raise MachineError(
+            f"{what} {needed / 1e9:,.1f} GB, {device_name(device)} has {total / 1e9:,.1f} GB. Fix: {fix}."
+        )

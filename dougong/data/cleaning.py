@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -54,8 +54,7 @@ class Config:
             raise bad_field("data.cleaning.near_threshold", 0.0, "more than 0", "use near_threshold: 0.8")
 
 
-@dataclass(frozen=True)
-class Cleaned:
+class Cleaned(NamedTuple):
     """What became of one row: its values, or the rule that dropped it, or why it is bad (that is for quarantine)."""
 
     values: dict[str, object] | None

@@ -28,7 +28,7 @@ NEIGHBOURS = 8  # rows that a row is compared with in each of its buckets
 def row_hash(values: Mapping[str, object], columns: Sequence[str]) -> int:
     """64 bits that stand for the values of these columns, whatever their order, on any machine."""
     chosen = {column: values.get(column) for column in columns}
-    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    text = PLAIN.encode(chosen)
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -38,6 +38,9 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return str(value)  # decimals, times
+
+
+PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
 def find_duplicates(hashes: np.ndarray) -> np.ndarray:  # (N,) uint64 -> (N,) bool

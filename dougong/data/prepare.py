@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -126,6 +126,7 @@ class Prepared:
         manifest = read_manifest(folder)
         self.rows: dict[str, dict[str, int]] = manifest.meta["rows"]  # split -> part file -> rows
         self.key: str = manifest.meta["key"]
+        self.contents: str = manifest.meta["contents"]
         for (
             name,
             expected,
@@ -155,20 +156,31 @@ def prepare(
     used: list[Used],
     *,
     seed: int,
+    known: str | None = None,
     workers: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """The prepared data of a recipe, made now unless it is there. Raises DataError for data that cannot be used."""
+    """The prepared data of a recipe, made now unless it is there. Raises DataError for data that cannot be used.
+
+    `known` is the key that an interrupted run began with: if that was made of the same contents by an older dougong, it
+    is what the run goes on with.
+    """
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
     check_columns(files, used)
     cache = Path(config.cache)
-    key = content_key(config, files, used, seed)
+    contents = content_hash(config, files, used, seed)
+    key = key_of(contents, used)
+    if known and known != key and (cache / known).is_dir():
+        earlier = Prepared(cache / known)
+        if earlier.contents == contents:
+            return earlier
     final = cache / key
     if not final.is_dir():
         with lock(cache / f"{key}.lock"):
             if not final.is_dir():
-                Preparation(config, files, used, seed, cache / f"{key}.partial", workers, say).run(final, key)
+                partial = cache / f"{key}.partial"
+                Preparation(config, files, used, seed, partial, workers, say).run(final, key, contents)
     return Prepared(final)
 
 
@@ -195,8 +207,8 @@ def check_columns(files: dict[str, list[Path]], used: list[Used]) -> None:
         raise DataError("\n".join(problems[:5]))
 
 
-def content_key(config: Config, files: dict[str, list[Path]], used: list[Used], seed: int) -> str:
-    """What the prepared data depends on, hashed: contents, settings, code."""
+def content_hash(config: Config, files: dict[str, list[Path]], used: list[Used], seed: int) -> str:
+    """What the prepared data is made of, hashed: contents and settings."""
     digest = hashlib.sha256()
     fields = [[field.name, field.output, dump(field.config)] for field in used]
     settings = {
@@ -207,10 +219,6 @@ def content_key(config: Config, files: dict[str, list[Path]], used: list[Used], 
         "fields": fields,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    folder = Path(__file__).parent
-    code = [*sorted(folder.glob("*.py")), *sorted({Path(str(field.module.__file__)) for field in used})]
-    for path in code:
-        digest.update(path.read_bytes())
     for name, group in files.items():
         for file in group:
             digest.update(f"{name}:{file.name}".encode())
@@ -218,6 +226,16 @@ def content_key(config: Config, files: dict[str, list[Path]], used: list[Used], 
                 digest.update(file_hash(path).encode())
     for path in (path for field in used for path in own_files(field)):
         digest.update(file_hash(path).encode())
+    return digest.hexdigest()[:24]
+
+
+def key_of(contents: str, used: list[Used]) -> str:
+    """The name of a preparation: what it is made of, and the code that makes it."""
+    digest = hashlib.sha256(contents.encode())
+    folder = Path(__file__).parent
+    code = [*sorted(folder.glob("*.py")), *sorted({Path(str(field.module.__file__)) for field in used})]
+    for path in code:
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 
 
@@ -334,7 +352,7 @@ class Preparation:
         self.report = DataReport()
         self.listing = folder / "quarantine.jsonl"
 
-    def run(self, final: Path, key: str) -> None:
+    def run(self, final: Path, key: str, contents: str) -> None:
         for name in ("rows", "fields", *SPLITS):
             make_folder(self.folder / name)
         parts = self.clean_rows()
@@ -345,7 +363,7 @@ class Preparation:
         for part in parts:  # the clean rows are in the shards now; the sources still have them as they were
             part.unlink()
             part.with_suffix(".json").unlink()
-        commit_folder(self.folder, final, KIND, {"key": key, "rows": rows})
+        commit_folder(self.folder, final, KIND, {"key": key, "contents": contents, "rows": rows})
         self.say(self.report.text())
 
     # ------------------------------------------------------------------------------------------------ 1 read and clean
@@ -499,8 +517,7 @@ class Chunk:
     rows: list[sources.Row | sources.BadRow]
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """A row that can be used: its clean values by field, and where it comes from."""
 
     values: dict[str, object]

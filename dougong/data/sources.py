@@ -21,7 +21,6 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
@@ -99,8 +98,7 @@ BOMS = (  # UTF-32 first: its little-endian mark begins like that of UTF-16
 )
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):  # made millions of times: a frozen dataclass takes three times as long, and twice to send
     """One record as the file has it."""
 
     number: int  # from 1, the header not counted
@@ -108,8 +106,7 @@ class Row:
     file: str
 
 
-@dataclass(frozen=True)
-class BadRow:
+class BadRow(NamedTuple):
     """A record that could not be read."""
 
     file: str

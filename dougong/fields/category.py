@@ -19,7 +19,7 @@ from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, cross_entropy_sum
-from dougong.layers.pooling import Pool, PoolKind
+from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.classification import AUC, F1, Accuracy, CalibrationError, Confusion, LogLoss
 from dougong.metrics.metric import Metric
 
@@ -142,25 +142,16 @@ class Head(nn.Module):
         if loss.kind not in ("auto", "cross_entropy"):
             raise bad_field("train.loss", loss.kind, "cross_entropy for a category", "remove it")
         self.smoothing = loss.label_smoothing
-        self.pool = Pool(config.pool, width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(width, len(codec.classes))
+        self.readout = Readout(config.pool, width, len(codec.classes), config.dropout)  # (B, C)
         self.balance = _balance(codec) if config.balance else None
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.linear.weight)  # the first prediction is uniform
-        nn.init.zeros_(self.linear.bias)
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return (batch[f"{name}.index"] >= 0).sum()
 
-    def logits(self, features: Features) -> Tensor:  # (B, C)
-        return self.linear(self.dropout(self.pool(features)))
-
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
         weights = None if self.balance is None else torch.tensor(self.balance, device=features.values.device)  # (C,)
         return cross_entropy_sum(
-            self.logits(features),
+            self.readout(features),
             batch[f"{name}.index"],
             ignore=UNSEEN,
             label_smoothing=self.smoothing,
@@ -168,7 +159,7 @@ class Head(nn.Module):
         )
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        return {"probabilities": self.logits(features).float().softmax(-1)}
+        return {"probabilities": self.readout(features).float().softmax(-1)}
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments

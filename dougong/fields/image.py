@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,8 @@ from dougong.layers.features import Features
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
+DEEP = ("I", "I;16", "I;16B", "F")  # PIL's modes of grey with more than 8 bits
+MAX_SIDE = 224  # pixels, unless the recipe gives a size: a photo's millions would make any model slow
 SAMPLE = 2_000  # images looked at for size, channels, mean and deviation
 
 
@@ -45,7 +48,7 @@ class Augment:
 
 @config
 class Config(FieldConfig):
-    """An image. `size` is [height, width]; unless given, the most frequent size of the training rows."""
+    """An image. `size` is [height, width]; unless given, the most frequent one of the training rows, no side over 224."""
 
     type: Literal["image"] = "image"
     size: tuple[Count, Count] | None = None
@@ -60,9 +63,18 @@ class Codec:
     RAW = pa.large_binary()
     PATHS = True  # a text value is the path of a file, relative to the data file
 
-    def __init__(self, config: Config, size: Sequence[int], channels: int, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self,
+        config: Config,
+        size: Sequence[int],
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        white: float,
+    ):
         self.config, self.size, self.channels = config, (int(size[0]), int(size[1])), channels
         self.mean, self.std = list(mean), list(std)  # of each channel, in 0..1
+        self.white = white  # what becomes 255 in pictures of more than 8 bits
 
     @staticmethod
     def parse(value: object, config: Config | None = None) -> bytes | None:
@@ -90,22 +102,31 @@ class Codec:
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[bytes | None]) -> Codec:
-        pictures = [_open(value) for value in islice((v for v in values if v is not None), SAMPLE)]
-        if not pictures:
+        sample = list(islice((value for value in values if value is not None), SAMPLE))  # files; never all their pixels
+        if not sample:
             raise DataError(f"column {config.column!r}: no image in any training row. Fix: leave the column out.")
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        size = config.size or max(sorted(set(sizes)), key=sizes.count)
-        channels = config.channels or (1 if all(picture.mode in ("L", "1", "I;16") for picture in pictures) else 3)
-        pixels = np.stack([_pixels(picture, size, channels) for picture in pictures]) / 255.0  # (N, H, W, C)
-        deviation = np.maximum(pixels.std((0, 1, 2)), 1e-3)
-        return cls(config, size, channels, pixels.mean((0, 1, 2)).tolist(), deviation.tolist())
+        seen = Counter((picture.height, picture.width) for picture in map(_picture, sample))
+        size = config.size or _at_most(max(sorted(seen), key=seen.__getitem__))
+        modes = {picture.mode for picture in map(_open, sample)}
+        channels = config.channels or (1 if modes.issubset({"L", "1", *DEEP}) else 3)
+        # 12 bits of a detector come in files of 16: the brightest value seen is white, in all pictures alike
+        deep = sample if modes.intersection(DEEP) else []
+        white = max((_brightest(_open(value)) for value in deep), default=65535.0)
+        codec = cls(config, size, channels, [0.0] * channels, [1.0] * channels, white)
+        pixels = (codec.pixels(value).reshape(-1, channels) / 255.0 for value in sample)  # (H · W, C)
+        mean, square = np.mean([(part.mean(0), (part**2).mean(0)) for part in pixels], axis=0)
+        codec.mean, codec.std = mean.tolist(), np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1e-3).tolist()
+        return codec
 
     def encode(self, values: Sequence[bytes | None]) -> tuple[Columns, dict[str, int]]:
         """{"pixels": (N, H, W, C) uint8}; a missing picture is black."""
         blank = np.zeros((*self.size, self.channels), dtype=np.uint8)
-        rows = [blank if value is None else _pixels(_open(value), self.size, self.channels) for value in values]
+        rows = [blank if value is None else self.pixels(value) for value in values]
         pixels = np.stack(rows) if rows else np.zeros((0, *blank.shape), dtype=np.uint8)
         return {"pixels": pixels}, {"missing": sum(value is None for value in values)}
+
+    def pixels(self, value: bytes) -> np.ndarray:  # (H, W, C) uint8
+        return _pixels(_picture(value), self.size, self.channels, self.white)
 
     def decode(self, columns: Columns) -> list[np.ndarray]:
         return list(np.asarray(columns["pixels"]))
@@ -114,11 +135,12 @@ class Codec:
         return {}
 
     def to_json(self) -> dict[str, Any]:
-        return {"size": list(self.size), "channels": self.channels, "mean": self.mean, "std": self.std}
+        plain = {"size": list(self.size), "channels": self.channels, "white": self.white}
+        return {**plain, "mean": self.mean, "std": self.std}
 
     @classmethod
     def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
-        return cls(config, saved["size"], saved["channels"], saved["mean"], saved["std"])
+        return cls(config, saved["size"], saved["channels"], saved["mean"], saved["std"], saved["white"])
 
 
 def _open(data: bytes) -> Any:
@@ -145,12 +167,35 @@ def _open(data: bytes) -> Any:
     return picture
 
 
-def _pixels(picture: Any, size: tuple[int, int], channels: int) -> np.ndarray:  # (H, W, C) uint8
+def _picture(value: bytes) -> Any:
+    """The picture as it was seen: cameras write it as the sensor lay, and beside it how to turn it."""
+    from PIL import ImageOps
+
+    picture = _open(value)
+    if "exif" in picture.info:
+        try:
+            ImageOps.exif_transpose(picture, in_place=True)
+        except Exception:  # PIL raises whatever it stumbles over in damaged EXIF; the pixels are good without it
+            return picture
+    return picture
+
+
+def _at_most(size: tuple[int, int]) -> tuple[int, int]:
+    """The same shape, no side longer than MAX_SIDE."""
+    scale = min(1.0, MAX_SIDE / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _brightest(picture: Any) -> float:
+    return float(np.asarray(picture).max()) if picture.mode in DEEP else 0.0
+
+
+def _pixels(picture: Any, size: tuple[int, int], channels: int, white: float) -> np.ndarray:  # (H, W, C) uint8
     from PIL import Image
 
-    if picture.mode in ("I", "I;16", "F"):  # 16-bit grey: PIL would clip it to white
+    if picture.mode in DEEP:  # PIL would clip it to white
         grey = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray((grey * (255.0 / max(grey.max(), 1.0))).astype(np.uint8))
+        picture = Image.fromarray((grey * (255.0 / max(white, 1.0))).clip(0, 255).astype(np.uint8))
     picture = picture.convert("L" if channels == 1 else "RGB")
     if (picture.height, picture.width) != tuple(size):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)

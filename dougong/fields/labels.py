@@ -20,7 +20,7 @@ from dougong.data.columns import Columns
 from dougong.fields import FieldConfig, category
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, binary_cross_entropy_sum
-from dougong.layers.pooling import Pool, PoolKind
+from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.classification import LabelsAccuracy, LabelsAUC, LabelsF1
 from dougong.metrics.metric import Metric
 
@@ -136,25 +136,18 @@ class Head(nn.Module):
         super().__init__()
         if loss.kind not in ("auto", "cross_entropy"):
             raise bad_field("train.loss", loss.kind, "cross_entropy for labels", "remove it")
-        self.pool = Pool(config.pool, width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(width, len(codec.classes))
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.smoothing = loss.label_smoothing
+        self.readout = Readout(config.pool, width, len(codec.classes), config.dropout)  # (B, C)
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return torch.tensor(batch[f"{name}.indicators"].shape[0], device=batch[f"{name}.indicators"].device)
 
-    def logits(self, features: Features) -> Tensor:  # (B, C)
-        return self.linear(self.dropout(self.pool(features)))
-
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
-        return binary_cross_entropy_sum(self.logits(features), batch[f"{name}.indicators"])
+        indicators = batch[f"{name}.indicators"]
+        return binary_cross_entropy_sum(self.readout(features), indicators, label_smoothing=self.smoothing)
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        return {"probabilities": self.logits(features).float().sigmoid()}
+        return {"probabilities": self.readout(features).float().sigmoid()}
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments

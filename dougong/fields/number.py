@@ -25,7 +25,7 @@ from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, huber_sum, mae_sum, mse_sum
-from dougong.layers.pooling import Pool, PoolKind
+from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.metric import Metric
 from dougong.metrics.regression import MAE, MSE, R2, RMSE
 
@@ -188,19 +188,13 @@ class Head(nn.Module):
         if loss.kind not in self.LOSSES:
             raise bad_field("train.loss", loss.kind, f"one of {', '.join(self.LOSSES)} for a number", "use mse")
         self.codec, self.setting = codec, loss
-        self.pool = Pool(config.pool, width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(width, 1)
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.linear.weight)  # the first prediction is the mean
-        nn.init.zeros_(self.linear.bias)
+        self.readout = Readout(config.pool, width, 1, config.dropout)
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return (~batch[f"{name}.normalized"].isnan()).sum()
 
     def output(self, features: Features) -> Tensor:  # (B,) normalized
-        return self.linear(self.dropout(self.pool(features))).squeeze(-1).float()
+        return self.readout(features).squeeze(-1).float()
 
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
         target = batch[f"{name}.normalized"]

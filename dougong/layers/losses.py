@@ -47,10 +47,13 @@ def cross_entropy_sum(
     )
 
 
-def binary_cross_entropy_sum(logits: Tensor, indicators: Tensor) -> Tensor:
-    """Nats over all labels of all rows, (N, C) each: every label is a yes or a no of its own."""
+def binary_cross_entropy_sum(logits: Tensor, indicators: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Nats over all labels of all rows, (N, C) each: every label is a yes or a no of its own, two classes to smooth."""
     logits = _wide(logits)
-    return functional.binary_cross_entropy_with_logits(logits, indicators.to(logits.dtype), reduction="sum")
+    targets = torch.lerp(
+        indicators.to(logits.dtype), torch.tensor(0.5, device=logits.device).to(logits), label_smoothing
+    )
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
 def mse_sum(predicted: Tensor, targets: Tensor) -> Tensor:

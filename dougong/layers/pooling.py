@@ -1,6 +1,6 @@
-"""Pooling: features of many positions -> one vector a row."""
+"""Pooling: features of many positions -> one vector a row, and from it the scores of a head."""
 
-# B batch, T positions, D width
+# B batch, T positions, D width, C scores
 
 from __future__ import annotations
 
@@ -41,3 +41,20 @@ class Pool(nn.Module):
             self.query(x.values).squeeze(-1).float().masked_fill(~x.mask, -1e30)
         )  # (B, T); not -inf: a row with nothing real
         return torch.einsum("bt,btd->bd", scores.softmax(-1).to(x.values.dtype), x.values)
+
+
+class Readout(nn.Module):
+    """Features -> C scores a row, all zero at first: a head begins by saying what it knows, nothing."""
+
+    def __init__(self, kind: PoolKind, width: int, scores: int, dropout: float):
+        super().__init__()
+        self.pool = Pool(kind, width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, scores)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Features) -> Tensor:  # (B, T, D) -> (B, C)
+        return self.linear(self.dropout(self.pool(x)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dougong.core.artefacts import disk_errors, repair_jsonl
-from dougong.core.devices import pick_dtype
+from dougong.core.devices import pick_dtype, require_memory
 from dougong.core.errors import MachineError, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
@@ -44,6 +44,7 @@ class Session:
     def __init__(self, model: Model, loader: Loader, config: Config, folder: Path, seed: int):
         self.model, self.loader, self.config, self.folder = model, loader, config, folder
         self.device = next(model.parameters()).device
+        check_fits(model, config, self.device)
         self.optimizer = optimizers.build(config.optimizer, model)
         self.average = Average(model, config.ema) if config.ema else None
         self.progress = Progress()
@@ -267,6 +268,15 @@ class Waiting:
                 placed = [self.session.model.augment(batch) for batch in placed]
                 self.seconds = time.perf_counter() - started
                 yield position, placed
+
+
+def check_fits(model: Model, config: Config, device: torch.device) -> None:
+    """Refuse a model whose weights, gradients and optimizer state the machine cannot hold, however small the batch."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    copies = 2 + optimizers.STATES[config.optimizer.kind] + bool(config.ema)
+    what = f"train: weights, gradients and {config.optimizer.kind}'s state take"
+    fix = "train a smaller model (model.width, model.layers), or take an optimizer with less state (sgd)"
+    require_memory(what, copies * weights, device, fix)
 
 
 def check_needs_no_validation(config: Config) -> None:

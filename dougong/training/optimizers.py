@@ -117,6 +117,7 @@ FUSED = {  # devices on which torch takes the step of all parameters at once (Mu
     "adamw": {"cpu", "cuda", "mps"},
     "muon": {"cpu", "cuda", "mps"},
 }
+STATES = {"sgd": 1, "adagrad": 1, "adam": 2, "adamw": 2, "muon": 1}  # copies of the weights that are held at least
 BACKBONES = {"backbone", "own"}  # the names under which a model keeps its backbones
 Place = tuple[str, nn.Module, Tensor]
 

@@ -107,6 +107,23 @@ def test_prepared_data_is_used_again_without_being_made_again(tmp_path: Path, mo
     assert prepared_of(tmp_path, file).folder == first.folder
 
 
+def test_an_interrupted_run_goes_on_with_what_an_older_dougong_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_csv(tmp_path / "a.csv", 100)
+    with monkeypatch.context() as older:
+        older.setattr(prepare, "key_of", lambda contents, used: "0" * 24)
+        first = prepared_of(tmp_path, file)
+
+    def again() -> Prepared:
+        return prepare.prepare(config_of(tmp_path, file), small_fields(), seed=0, known=first.key)
+
+    assert again().folder == first.folder
+    assert prepared_of(tmp_path, file).key != first.key  # a new run takes the new code
+    write_csv(file, 101)
+    assert again().key != first.key  # other contents are other data, whatever prepared them
+
+
 def other_input(tmp_path: Path, change: str) -> tuple[Config, list[Used], int]:
     file, fields, seed, more = tmp_path / "a.csv", small_fields(), 0, {}
     if change == "contents":

@@ -61,7 +61,7 @@ def test_a_column_of_names_is_no_category(monkeypatch: pytest.MonkeyPatch) -> No
 
 def head_of(config: Config, codec: Codec) -> Head:
     head = Head(config, codec, 4, Loss())
-    torch.nn.init.normal_(head.linear.weight)
+    torch.nn.init.normal_(head.readout.linear.weight)
     return head
 
 
@@ -82,7 +82,7 @@ def test_D6_an_unseen_target_costs_nothing_and_is_not_counted() -> None:
 def test_balance_weighs_classes_by_the_inverse_of_their_share() -> None:
     codec = Codec.fit(Config(balance=True), ["a"] * 9 + ["b"])
     head = Head(Config(balance=True), codec, 4, Loss())
-    head.reset_parameters()
+    head.readout.reset_parameters()
     features = Features(torch.randn(2, 1, 4), torch.ones(2, 1, dtype=torch.bool))
     one = Features(features.values[:1], features.mask[:1])
     rare, usual = (head.loss(one, {"y.index": torch.tensor([index])}, "y").item() for index in (1, 0))
@@ -94,7 +94,7 @@ def test_balance_weighs_classes_by_the_inverse_of_their_share() -> None:
 def test_the_first_prediction_is_uniform() -> None:
     codec = Codec.fit(Config(), ["a", "b", "c", "d"])
     head = Head(Config(), codec, 4, Loss())
-    head.reset_parameters()
+    head.readout.reset_parameters()
     features = Features(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
     assert torch.allclose(head.predict(features, {}, "y")["probabilities"], torch.full((2, 4), 0.25))
 

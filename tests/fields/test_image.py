@@ -140,6 +140,38 @@ def test_D8_cmyk_becomes_colour() -> None:
     assert np.abs(pixels.astype(int) - [255, 0, 0]).max() < 10
 
 
+def test_deep_grey_of_several_pictures_keeps_one_scale() -> None:
+    dark, light = np.full((4, 4), 1000, dtype=np.uint16), np.full((4, 4), 4000, dtype=np.uint16)
+    codec = Codec.fit(Config(), [saved(dark), saved(light)])
+    again = Codec.from_json(Config(), codec.to_json())
+    pixels = again.encode([saved(dark), saved(light)])[0]["pixels"]
+    assert pixels.shape == (2, 4, 4, 1)
+    assert [int(each.max()) for each in pixels] == [63, 255]
+
+
+def test_a_photo_that_says_how_to_turn_it_is_turned() -> None:
+    pixels = noise(8, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the sensor lay on its side
+    turned = saved(Image.fromarray(pixels), "PNG", exif=exif)
+    codec = Codec.fit(Config(), [turned])
+    assert codec.size == (6, 8)
+    np.testing.assert_array_equal(codec.pixels(turned), np.rot90(pixels, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_photo_with_damaged_exif_is_taken_as_it_lies() -> None:
+    pixels = noise(8, 6)
+    damaged = saved(Image.fromarray(pixels), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken")
+    np.testing.assert_array_equal(Codec.fit(Config(), [damaged]).pixels(damaged), pixels)
+
+
+def test_large_photos_are_not_trained_on_at_their_full_size_unless_told() -> None:
+    photo = saved(np.zeros((600, 800, 3), dtype=np.uint8))
+    assert Codec.fit(Config(), [photo]).size == (168, 224)
+    assert Codec.fit(Config(size=(600, 800)), [photo]).size == (600, 800)
+
+
 def test_D8_sixteen_bits_of_grey_are_scaled_not_clipped_to_white() -> None:
     ramp = np.linspace(0, 65535, 48).astype(np.uint16).reshape(8, 6)
     data = Codec.parse(saved(ramp))
@@ -251,7 +283,7 @@ def test_mixup_loss_is_the_blend_of_the_losses_against_both_targets() -> None:
     built = models.build(
         [field_of(Augment(mixup=0.5))], [target], backbone, encoders={}, loss=Loss(), seed=0, device=torch.device("cpu")
     ).eval()
-    nn.init.normal_(built.head(target).linear.weight)
+    nn.init.normal_(built.head(target).readout.linear.weight)
     torch.manual_seed(0)
     batch = built.augment(batch_of())
     share, partner = float(batch["mix.share"]), batch["mix.partner"]

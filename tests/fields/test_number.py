@@ -154,7 +154,7 @@ def test_a_missing_target_costs_nothing(kind: str) -> None:
     codec = Codec.fit(Config(), [1.0, 2.0, 3.0])
     setting, _ = read(Loss, {"kind": kind})
     head = Head(Config(), codec, 4, setting)
-    torch.nn.init.normal_(head.linear.weight)
+    torch.nn.init.normal_(head.readout.linear.weight)
     values = torch.randn(3, 1, 4)
     target = encoded(codec, [1.0, None, 3.0])
     all_rows = head.loss(Features(values, torch.ones(3, 1, dtype=torch.bool)), {"y.normalized": target}, "y")
@@ -168,7 +168,7 @@ def test_a_missing_target_costs_nothing(kind: str) -> None:
 def test_the_first_prediction_is_the_mean() -> None:
     codec = Codec.fit(Config(), [10.0, 20.0, 60.0])
     head = Head(Config(), codec, 4, Loss())
-    head.reset_parameters()
+    head.readout.reset_parameters()
     features = Features(torch.randn(2, 1, 4), torch.ones(2, 1, dtype=torch.bool))
     with torch.no_grad():
         assert head.predict(features, {}, "y")["value"].tolist() == [30.0, 30.0]

@@ -140,3 +140,13 @@ def test_a_setting_that_the_kind_would_not_use_is_refused() -> None:
     ):
         Loss(delta=2.0)
     assert read(Loss, {"kind": "huber", "delta": 2.0}) == (Loss(kind="huber", delta=2.0), [])
+
+
+def test_smoothed_labels_ask_for_a_little_less_than_certainty() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
+    said = torch.tensor([[1, 0], [0, 1]], dtype=torch.uint8)
+    ours = losses.binary_cross_entropy_sum(logits, said, label_smoothing=0.2)
+    softer = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    assert ours == pytest.approx(float(functional.binary_cross_entropy_with_logits(logits, softer, reduction="sum")))
+    plain = functional.binary_cross_entropy_with_logits(logits, said.float(), reduction="sum")
+    assert losses.binary_cross_entropy_sum(logits, said) == pytest.approx(float(plain))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dougong import recipe as recipes
 from dougong import run as runs
+from dougong.core import devices
 from dougong.core.errors import FieldError, MachineError
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
@@ -353,6 +354,19 @@ def test_t8_out_of_memory_names_the_setting_that_halves_what_is_computed_at_once
     path, _ = checkpoint.find_latest(made.run / "checkpoints")
     assert path is not None
     assert path.name == "step-00000002"
+
+
+def test_t8_a_model_whose_training_no_memory_here_holds_is_refused_by_its_size(
+    task: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = task(steps=1)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in made.model.parameters())
+    monkeypatch.setattr(devices, "memory_total", lambda device: 4 * weights)  # weights, gradients, and AdamW's two
+    made.fit()
+    monkeypatch.setattr(devices, "memory_total", lambda device: 4 * weights - 1)
+    with pytest.raises(MachineError) as caught:
+        made.fit()
+    check_clear(str(caught.value), "weights, gradients and adamw's state take", "train a smaller model")
 
 
 def test_an_error_of_another_kind_is_not_taken_for_want_of_memory(task: Make) -> None:
