@@ -129,7 +129,7 @@ def test_a_registry_is_the_only_way_to_load_by_name() -> None:
         for module, tree in modules().items()
         if any(name in ("importlib.import_module", "importlib") for name in imported(tree))
     ]
-    assert set(computed) <= {"dougong.core.registry", "dougong.data.prepare", "dougong.core.doctoring"}
+    assert set(computed) <= {"dougong.core.registry", "dougong.data.rows", "dougong.core.doctoring"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

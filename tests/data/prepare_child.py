@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dougong.core.config import read
 from dougong.core.errors import DougongError
-from dougong.data import prepare
+from dougong.data import prepare, rows
 from dougong.fields import category, number, text
 
 
@@ -31,7 +31,7 @@ def used() -> list[prepare.Used]:
 
 
 def main(file: str, cache: str, workers: str, chunk_rows: str = "20000") -> None:
-    prepare.CHUNK_ROWS = int(chunk_rows)  # small data in many parts
+    rows.CHUNK_ROWS = int(chunk_rows)  # small data in many parts
     config = prepare.Config(train=file, cache=cache)
     fields = used() if Path(file).suffix == ".csv" else [prepare.Used("text", text.Config(), True, text)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -23,6 +23,7 @@ from dougong.core.artefacts import verify_folder
 from dougong.core.config import read
 from dougong.core.errors import ArtefactError, DataError, FieldError
 from dougong.data import prepare
+from dougong.data import rows as cleaned_rows
 from dougong.data.columns import Ragged
 from dougong.data.prepare import Config, Prepared, Used, inspect
 from dougong.data.report import DataReport
@@ -71,7 +72,7 @@ def used_rows(report: DataReport) -> int:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(cleaned_rows, "CHUNK_ROWS", 20)
 
 
 def child(*arguments: object) -> subprocess.Popen[bytes]:
