@@ -19,7 +19,8 @@ import click
 
 from dougong.core.errors import MachineError, Note
 
-STOPPED_HINT = "stopped; every step is saved. The same command goes on."
+SAVED_HINT = "stopped; every step is saved. The same command goes on."
+STOPPED_HINT = "stopped by a signal; nothing half-written stays."
 
 
 class Verbs(click.Group):
@@ -74,12 +75,16 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
                     from dougong.lifecycle import plain
 
                     text = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
-        except KeyboardInterrupt:
-            leave(signal.SIGINT, None)
-        except SystemExit as stopped:  # by a signal, after saving
+        except (
+            KeyboardInterrupt,
+            SystemExit,
+        ) as stopped:  # by a signal; a training that ends so has a step, and saved it
+            code = 128 + signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else stopped.code
+            hint = f"step {stopped.step:,}: {SAVED_HINT}" if hasattr(stopped, "step") else STOPPED_HINT
+            say(hint)
             if as_json:
-                click.echo(json.dumps({"error": STOPPED_HINT, "exit_code": stopped.code}))
-            raise
+                click.echo(json.dumps({"error": hint, "exit_code": code}))
+            sys.exit(code)
         except Exception as error:  # ours say what to do; any other is a fault of dougong, and is told as one
             fail(error, as_json, debug)
         else:
@@ -132,6 +137,9 @@ recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 run_argument = click.argument("run")
 overrides_option = click.option(
     "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value: -s train.steps=100"
+)
+split_option = click.option(
+    "--split", metavar="SPLIT", help="train, validation or test; test where there is one, else validation."
 )
 
 
@@ -191,36 +199,28 @@ def train(recipe: Path, overrides: tuple[str, ...], fresh: bool, accept_changes:
     import dougong
 
     read_first(recipe, overrides)
-    from dougong.lifecycle import Stopped
-
-    try:
-        run = dougong.train(
-            recipe,
-            overrides=overrides,
-            fresh=fresh,
-            accept_changes=accept_changes,
-            quiet=quiet,
-            say=_mute if quiet else say,
-        )
-    except Stopped as stopped:
-        say(f"step {stopped.step:,}: {STOPPED_HINT}")
-        raise
-    return run, f"{results(run)}\nreport: {run.folder / 'report.html'}\n{next_steps(run)}"
+    run = dougong.train(
+        recipe,
+        overrides=overrides,
+        fresh=fresh,
+        accept_changes=accept_changes,
+        quiet=quiet,
+        say=_mute if quiet else say,
+    )
+    lines = [*results(run), f"report: {run.folder / 'report.html'}", next_steps(run)]
+    return run, "\n".join(lines)
 
 
 def _mute(text: str) -> None:
     pass
 
 
-def results(run: Any) -> str:
-    lines = []
-    for split, metrics in run.metrics().items():
-        lines += [
-            f"{split}  {name:26} {number(found['value'])}   "
-            f"95 % interval {number(found['low'])} to {number(found['high'])}"
-            for name, found in metrics.items()
-        ]
-    return "\n".join(lines)
+def results(run: Any) -> list[str]:
+    return [
+        f"{split}  {name:26} {number(found['value'])}   95 % interval {number(found['low'])} to {number(found['high'])}"
+        for split, metrics in run.metrics().items()
+        for name, found in metrics.items()
+    ]
 
 
 def number(value: float | None) -> str:
@@ -234,9 +234,7 @@ def next_steps(run: Any) -> str:
 
 @verb
 @run_argument
-@click.option(
-    "--split", type=click.Choice(["train", "validation", "test"]), help="Test where there is one, else validation."
-)
+@split_option
 def evaluate(run: str, split: str | None) -> tuple[Any, str]:
     """Measure a run on held-out rows, with 95 % intervals."""
     import dougong
@@ -247,7 +245,7 @@ def evaluate(run: str, split: str | None) -> tuple[Any, str]:
 
 @verb
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN …")
-@click.option("--split", type=click.Choice(["validation", "test"]))
+@split_option
 @click.option("--metric", metavar="OUTPUT.METRIC", help="Only this one, e.g. label.accuracy.")
 def compare(runs: tuple[str, ...], split: str | None, metric: str | None) -> tuple[Any, str]:
     """Put runs side by side on the same rows, with a paired test and a verdict."""
@@ -290,17 +288,13 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]…")
 @click.option("--max-tokens", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option(
-    "--temperature",
-    type=click.FloatRange(0, 100),
-    default=0.8,
-    show_default=True,
-    help="0: always the most likely token.",
+    "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0: always the most likely token."
 )
-@click.option("--top-k", type=click.IntRange(1), help="Only the k most likely tokens.")
+@click.option("--top-k", type=click.IntRange(1, 10**15), help="Only the k most likely tokens.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
-@click.option("--repetition-penalty", type=click.FloatRange(1, 10), default=1.0, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--repetition-penalty", type=click.FloatRange(1), default=1.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 1 << 63, max_open=True), default=0, show_default=True)
 def generate(run: str, prompts: tuple[str, ...], **options: Any) -> tuple[Any, str]:
     """Write text after each prompt (from nothing where there is none)."""
     import dougong

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,18 @@ from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core import doctoring
 from dougong.core.artefacts import make_folder, write_file
-from dougong.core.errors import ArtefactError, DataError, bad_field
+from dougong.core.errors import ArtefactError, DataError, Note, bad_field, nearest
 from dougong.core.locks import lock
 from dougong.data import prepare as preparation
 from dougong.data import sources
 from dougong.data.report import DataReport
+from dougong.data.rows import SPLITS, beside
 from dougong.evaluation import comparison, measure, summary
 from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
 from dougong.inference import generate as generation
 from dougong.run import Run
-from dougong.training.fit import fit
+from dougong.training.fit import check_needs_no_validation, fit
 from dougong.training.loop import task_loss
 from dougong.training.monitors import Stop
 
@@ -59,7 +62,10 @@ def new(data: str | Path, *, predict: str | Sequence[str] = (), output: str | Pa
 def check(recipe: Source, *, overrides: Sequence[str] = ()) -> DataReport:
     """Find every mistake in a recipe and its data, without training anything."""
     loaded = recipes.load(recipe, overrides)
-    return preparation.inspect(loaded.data, runs.used_fields(loaded), seed=loaded.seed)
+    report = preparation.inspect(loaded.data, runs.used_fields(loaded))
+    if not report.kept["validation"]:
+        check_needs_no_validation(loaded.train)
+    return report
 
 
 def prepare(
@@ -91,8 +97,10 @@ def train(
         if finished:
             say(f"{folder} is finished; training it again gives the same. Say --fresh to start anew.")
         run = finished or _train(loaded, folder, quiet, say)
-        if run.held_out not in run.evaluated_splits():  # also where an earlier process ended before it came to this
-            evaluate(run)
+        if run.held_out is None:
+            say(f"{folder}: no row was held out, so nothing is measured. data.test or data.split would hold some out.")
+        elif run.held_out not in run.evaluated_splits():  # also where an earlier process ended before it came to this
+            _evaluate(run, run.held_out)
         if not (folder / "report.html").is_file():
             report(run)
     return run
@@ -120,18 +128,46 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     )
     if fitted.stopped:
         raise Stopped(fitted.stopped, fitted.progress.step)
-    receipt = runs.make_receipt(recipe, prepared, parent=None, progress=fitted.progress)
+    changes = runs.read_changes(folder)
+    receipt = runs.make_receipt(recipe, prepared, parent=None, progress=fitted.progress, changes=changes)
     return runs.finish(folder, recipe, model, receipt)
 
 
 def evaluate(run: Run | str | Path, *, split: str | None = None) -> Measured:
     """Every metric of the run on a split (test where there is one, else validation), with 95 % intervals; kept."""
     run = runs.open_run(run)
-    split = split or run.held_out
+    measured = _evaluate(run, _split(run, split))
+    note_on_data(run)
+    return measured
+
+
+def _split(run: Run, split: str | None) -> str:
+    """The split that is meant; one with rows."""
+    there = [name for name in SPLITS if run.receipt["data"]["rows"].get(name)]
+    found = split or run.held_out
+    if found is None:
+        raise bad_field(
+            "split", None, "rows that were held out, and this run has none", "say split train, or train anew"
+        )
+    if found not in there:
+        fix = f"write {nearest(found, there) or there[-1]}"
+        raise bad_field("split", found, f"a split that has rows: {', '.join(there)}", fix)
+    return found
+
+
+def note_on_data(run: Run) -> None:
+    """Warn where the prepared copy that was read is no longer what the data files hold."""
+    try:
+        told = "the data files have changed" if run.data_changed() else ""
+    except DataError as error:
+        told = f"the data files cannot be read ({str(error).splitlines()[0]})"
+    if told:
+        copy = f"measured was the copy that was prepared for its training ({run.prepared.folder})"
+        warnings.warn(f"{run.folder}: {told} since it was trained; {copy}", Note, stacklevel=3)
+
+
+def _evaluate(run: Run, split: str) -> Measured:
     rows = run.prepared.split(split)
-    if not rows.rows:
-        there = [name for name, parts in run.prepared.rows.items() if parts]
-        raise bad_field("split", split, f"a split that has rows: {', '.join(there)}", f"use {there[-1]}")
     plan = runs.plan_of(run.recipe, rows, run.inputs, run.outputs)
     folder = run.folder / "evaluations" / split
     return measure.write_measured(folder, run.model, plan, split, run.autocast, data_key=run.prepared.key)
@@ -142,7 +178,7 @@ def compare(
 ) -> list[Comparison]:
     """Runs side by side on the same rows, each metric of the first (or `metric`) with a paired test and a verdict."""
     opened = [runs.open_run(run) for run in (first, *others)]
-    split = split or opened[0].held_out
+    split = _split(opened[0], split)
     for run in opened:
         if not (run.folder / "evaluations" / split).is_dir():
             evaluate(run, split=split)
@@ -150,14 +186,14 @@ def compare(
 
 
 def predict(
-    run: Run | str | Path, data: str | Path | Sequence[Any], *, output: str | Path | None = None, say: Say = _silent
+    run: Run | str | Path, data: str | Path | Iterable[Any], *, output: str | Path | None = None, say: Say = _silent
 ) -> list[dict[str, Any]]:
     """The run's answers for rows (a list, or a data file); with `output` they are written there, one JSON line each.
 
     A row of a list that cannot be read is an error; in a file it is answered by {"error": why}, and the others stand.
     """
     run = runs.open_run(run)
-    answers = _of_files(run, str(data), say) if isinstance(data, str | Path) else run.predict(list(data))
+    answers = _of_files(run, str(data), say) if isinstance(data, str | Path) else run.predict(data)
     if output:
         lines = (json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
         make_folder(Path(output).parent)
@@ -167,17 +203,19 @@ def predict(
 
 def _of_files(run: Run, data: str, say: Say) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
+    notes: runs.Notes = Counter()
     unit = run.recipe.data.text_rows
     rows = ((file, row) for file in sources.find_files(data, Path.cwd()) for row in sources.read_rows(file, unit=unit))
     while chunk := list(islice(rows, runs.PREDICT_ROWS)):
         read = [_readable(run, file, row) for file, row in chunk]
-        found = iter(run.predict([values for values, _ in read if values is not None]))
+        found = iter(run.answer([values for values, _ in read if values is not None], notes))
         answers += [{"error": why} if values is None else next(found) for values, why in read]
     bad = [str(answer["error"]) for answer in answers if isinstance(answer.get("error"), str)]  # no output is a text
     if bad and len(bad) == len(answers):
         raise DataError(f"{data}: none of its {len(bad):,} rows can be answered. The first: {bad[0]}")
     if bad:
         say(f"{len(bad):,} of {len(answers):,} rows could not be read and have no answer. The first: {bad[0]}")
+    runs.tell(notes, len(answers))
     return answers
 
 
@@ -188,7 +226,7 @@ def _readable(run: Run, file: Path, row: sources.Row | sources.BadRow) -> tuple[
     values = dict(row.values)
     for field in run.inputs:  # the path of an image starts at the data file
         if field.codec.PATHS and isinstance(path := values.get(field.column), str) and path:
-            values[field.column] = str(file.parent / path)
+            values[field.column] = beside(file, path)
     try:
         run.read(values, row.number)
     except DataError as error:

@@ -83,9 +83,13 @@ class Model(nn.Module):
         """Several inputs side by side along T, each marked with its role."""
         if len(arrived) == 1:
             return replace(arrived[0], values=_at_precision(arrived[0].values))
+        if any(features.grid for features in arrived) and hasattr(self.backbone, "refuse_lost_grid"):
+            self.backbone.refuse_lost_grid()
         values = [self.roles(index, features.values) for index, features in enumerate(arrived)]
         joined = _at_precision(torch.cat(values, dim=1))
-        return Features(joined, torch.cat([features.mask for features in arrived], dim=1))
+        own = [features.auxiliary for features in arrived if features.auxiliary is not None]
+        mask = torch.cat([features.mask for features in arrived], dim=1)
+        return Features(joined, mask, None, torch.stack(own).sum() if own else None)
 
     def counts(self, batch: Batch) -> Losses:
         """How many targets each output has in this batch (what its loss is divided by)."""
@@ -158,7 +162,7 @@ class Arrival(nn.Module):
         if self.own is None:
             return features
         features = self.own(features)
-        return Features(self.project(features.values), features.mask, features.grid)
+        return replace(features, values=self.project(features.values))
 
     def shifted(self, batch: Batch) -> Features:
         return self.encoder.shifted(batch, self.name)
@@ -169,13 +173,13 @@ class Roles(nn.Module):
 
     def __init__(self, count: int, width: int):
         super().__init__()
-        self.marks = nn.Parameter(torch.empty(count, width))
+        self.marks = nn.Embedding(count, width)  # a table of vectors, which optimizers do not decay
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.marks, std=0.1)
+        nn.init.normal_(self.marks.weight, std=0.1)
 
     def forward(self, index: int, values: Tensor) -> Tensor:
-        return values + self.marks[index].to(values.dtype)
+        return values + self.marks.weight[index].to(values.dtype)
 
 
 def _at_precision(values: Tensor) -> Tensor:
@@ -194,21 +198,27 @@ def build(
     seed: int,
     device: torch.device,
 ) -> Model:
-    """A model on `device`, its parameters drawn from `seed`. The shape is made without memory and filled afterwards."""
+    """A model on `device`, its parameters drawn from `seed`. The shape is made without memory and filled afterwards.
+
+    Filled on the CPU, and moved one parameter at a time: generators of other devices would draw other weights.
+    """
     with torch.device("meta"):
         model = Model(inputs, outputs, config, encoders, loss)
     count = sum(parameter.numel() for parameter in model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     fix = "lower model.width, model.layers or the size of the vocabulary"
-    require_memory(f"model: the weights of its {count:,} parameters take", size, device, fix)
-    model.to_empty(device=device)
+    for place in {device, torch.device("cpu")}:
+        require_memory(f"model: the weights of its {count:,} parameters take", size, place, fix)
+    model.to_empty(device="cpu")
     model.tie()
     initialize(model, seed)
+    model.to(device)
+    model.tie()
     return model
 
 
 def initialize(model: nn.Module, seed: int) -> None:
-    """Fill all parameters and buffers: children first, so that a parent may overrule them; on the CPU's generator of `seed`."""
+    """Fill all parameters and buffers, children first, so that a parent may overrule them. `seed` is the CPU generator's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _reset(model)

@@ -16,6 +16,7 @@ from dougong.data import sources
 from dougong.data.report import Column
 
 LOOK = 2_000  # rows that are looked at
+FEW = 100  # rows of which a tenth is too few for a validation loss to say when to stop
 
 
 def name_of(data: Path) -> str:
@@ -53,7 +54,9 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
             "# model: {kind: transformer, preset: small}     # the types choose one unless you do",
             "train:",
             "  epochs: 10",
-            "  early_stop: 4      # validations without a better loss",
+            "  early_stop: 4      # validations without a better loss"
+            if max(column.rows for column in columns.values()) >= FEW
+            else "  # early_stop: 4      # needs more rows to validate on than a tenth of these",
         ]
     )
 

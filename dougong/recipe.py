@@ -29,7 +29,7 @@ RESERVED = ("row", "mix", "auxiliary")  # what a batch holds and a loss counts b
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a run. `text` is the recipe as it was given."""
+    """Everything about a run. `text` is the recipe as it was given, `overrides` what the command line said beside it."""
 
     name: str
     seed: int
@@ -40,6 +40,7 @@ class Recipe:
     model: Any  # the Config of a backbone
     train: loop.Config
     text: str = ""
+    overrides: tuple[str, ...] = ()
 
     @property
     def written(self) -> str | None:
@@ -65,7 +66,8 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         path = Path(source)
         file, base, text = str(path), path.resolve().parent, read_text(path)
     plain, marks = parse_yaml(text, file)
-    return Reader(file, base, marks).recipe(override(plain, overrides, file, marks), text)
+    found = Reader(file, base, marks).recipe(override(plain, overrides, file, marks), text)
+    return dataclasses.replace(found, overrides=tuple(overrides))
 
 
 def from_resolved(resolved: dict[str, Any], text: str, file: str) -> Recipe:
@@ -128,6 +130,7 @@ class Reader:
         model = self.model(plain, inputs, outputs)
         train = self.train(plain)
         self.across(inputs, outputs, encoders, model, train, plain)
+        self.cleaning(data, [*inputs.values(), *outputs.values()])
         self.files(data)
         if self.problems:
             placed = [dataclasses.replace(problem, line=self.marks.line(problem.key)) for problem in self.problems]
@@ -214,11 +217,16 @@ class Reader:
             self.wrong(f"{key}.type", value["type"], f"a type that can stand here; {value['type']} only {side}", fix)
             return None, None
         value = _expanded(value, SHORT["field"], module.Config)
+        other = "outputs" if part == "Encoder" else "inputs"
+        one_sided = fields.one_sided(module, part)
         encoder = None
         if "encoder" in value and part == "Encoder":
             encoder = self.backbone(f"{key}.encoder", value.pop("encoder"), "tiny")
         config, problems = read(module.Config, value, key, ("encoder",) if part == "Encoder" else ())
         self.problems += problems
+        for setting in dataclasses.fields(config) if config is not None else ():
+            if setting.name in one_sided and getattr(config, setting.name) != setting.default:
+                self.wrong(f"{key}.{setting.name}", value[setting.name], f"it among the {other} only", "remove it")
         return config, encoder
 
     def model(self, plain: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
@@ -299,8 +307,18 @@ class Reader:
             if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
                 expected = "0 beside other inputs: the rows that it blends would differ in them"
                 self.wrong(f"inputs.{name}.augment.mixup", config.augment.mixup, expected, "remove it")
+        if written and not inputs and train and train.batch_tokens:
+            context = outputs[written[0]].max_length
+            if train.batch_tokens < context:
+                expected = f"at least the {context:,} tokens of one window (outputs.{written[0]}.max_length)"
+                self.wrong("train.batch_tokens", train.batch_tokens, expected, f"write batch_tokens: {context}")
         if model is None:
             return
+        pictures = [name for name, config in inputs.items() if config.type == "image" and name not in encoders]
+        if model.kind == "convnet" and pictures and len(inputs) > 1:
+            expected = f"a backbone that can read the image {pictures[0]!r} beside other inputs"
+            fix = f"write kind: transformer, or give it an encoder of its own: {pictures[0]}: {{type: image, encoder: convnet}}"
+            self.wrong("model.kind", model.kind, expected, fix)
         if written and not backbones.load(model.kind).Backbone.CAUSAL:
             fix = "write kind: transformer"
             self.wrong("model.kind", model.kind, f"a backbone that can write {written[0]!r} step by step", fix)
@@ -317,6 +335,19 @@ class Reader:
         for name, encoder in encoders.items():
             if name in inputs and encoder is not None:
                 self.length(f"inputs.{name}.encoder", encoder, [inputs[name]])
+
+    def cleaning(self, data: Any, configs: Sequence[Any]) -> None:
+        """Rules that no field of the recipe could fall under."""
+        types = {config.type for config in configs}
+        if data is None or not types:
+            return
+        rules = data.cleaning
+        if rules.outliers is not None and "number" not in types:
+            expected = "a field of type number that it could look at"
+            self.wrong("data.cleaning.outliers", rules.outliers, expected, "remove it")
+        if rules.near_duplicates != "off" and "text" not in types:
+            expected = "off, where no field is of type text"
+            self.wrong("data.cleaning.near_duplicates", rules.near_duplicates, expected, "remove it")
 
     def loss(self, name: str, config: Any, train: Any) -> None:
         """Whether the loss is one that the output's type can lower."""
@@ -362,7 +393,7 @@ def default_kind(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
     if "text" in {config.type for config in outputs.values()}:
         return "transformer"
     if "image" in types:
-        return "convnet"
+        return "convnet" if len(inputs) == 1 else "transformer"  # beside other inputs a convnet would lose its grid
     return "mlp"
 
 
@@ -438,8 +469,13 @@ def schema() -> dict[str, Any]:
             branches = [properties[key], *properties[key].get("anyOf", [])]
             choices = [part for branch in branches for part in (branch, *branch.get("oneOf", []))]
             references = [part["$ref"] for part in choices if "$ref" in part]
-            found = [definitions[reference.removeprefix("#/$defs/")]["properties"]["kind"] for reference in references]
-            names = [name for kind in found for name in kind.get("enum", [kind.get("const")])]
+            found = [definitions[reference.removeprefix("#/$defs/")] for reference in references]
+            kinds = [each["properties"]["kind"] for each in found]
+            names = [name for kind in kinds for name in kind.get("enum", [kind.get("const")])]
+            default = (properties[key].get("default") or {}).get("kind")
+            for each, kind in zip(found, kinds, strict=True):  # what names no kind is of the default one
+                if kind.get("const") not in (None, default):
+                    each["required"] = sorted({"kind", *each.get("required", [])})
             properties[key] = {"anyOf": [{"enum": names}, properties[key]]}
 
     sides: dict[str, list[Any]] = {"Encoder": [], "Head": []}

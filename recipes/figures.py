@@ -43,6 +43,7 @@ def main(names: list[str]) -> None:
         results[path.stem] = reached(path, header)
         print(json.dumps({path.stem: results[path.stem]}), flush=True)
         write_json(KEPT, results)
+        write_file(path, with_figure(header, results[path.stem]).encode())
         for page in PAGES:
             write_table(page, results)
 
@@ -83,6 +84,15 @@ def reached(path: Path, header: str) -> Figures:
         "machine": f"{cpu_name()}, {run.receipt['machine']['device'].rsplit(', ', 1)[-1]}",
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def with_figure(header: str, found: Figures) -> str:
+    """The recipe with its line `# reached: …` as the figure now is."""
+    mark = ", not met" if found["met"] is False else ""
+    value = f"{found['metric']} {found['value']:.4f} (95 % {found['low']:.4f} to {found['high']:.4f}){mark}"
+    line = f"# reached: {value}, in {found['minutes']} minutes of training"
+    without = re.sub(r"^# reached:.*\n", "", header, flags=re.M)
+    return re.sub(r"^(# run: .*\n)", lambda run: f"{run[1]}{line}\n", without, count=1, flags=re.M)
 
 
 def write_table(page: Path, results: dict[str, Figures]) -> None:

@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import dougong
 from dougong.cli import main
+from dougong.core.config import dump
+from dougong.core.errors import FieldError
+from dougong.inference import generate as generation
+from dougong.lifecycle import Stopped
+from dougong.training.monitors import Stop
 from tests.clear_error import check_clear
 from tests.small_runs import home, recipe_of, run
 
@@ -177,6 +186,20 @@ def damaged_run(folder: Path) -> list[object]:
     return ["verify", folder / "run"]
 
 
+def nothing_there(folder: Path) -> list[object]:
+    return ["verify", folder]
+
+
+def changed_predictions(folder: Path) -> list[object]:
+    dougong.compare(run("reviews"), run("reviews-mlp"), metric="label.accuracy")
+    shutil.copytree(run("reviews").folder, folder / "run", dirs_exist_ok=True)
+    path = folder / "run/evaluations/test/part-00000.arrow"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    return ["compare", folder / "run", run("reviews-mlp").folder]
+
+
 def damaged_model(folder: Path) -> list[object]:
     return ["predict", damaged_run(folder)[1], "--value", "review=x"]
 
@@ -211,6 +234,8 @@ def another_machine(folder: Path) -> list[object]:
         (lambda folder: ["predict", run("reviews").folder, folder / "none.csv"], 3, ["none.csv"]),
         (lambda folder: ["predict", run("reviews").folder, "--value", "text=x"], 3, ["no column 'review'"]),
         (lambda folder: ["verify", folder / "nothing"], 4, ["nothing", "no run there"]),
+        (nothing_there, 4, ["nothing to verify"]),
+        (changed_predictions, 4, ["part-00000.arrow", "not those that were written"]),
         (damaged_run, 4, ["model.safetensors"]),
         (damaged_model, 4, ["model.safetensors"]),
         (another_machine, 5, ["'mps'", "device: auto"]),
@@ -270,6 +295,61 @@ def test_an_answer_that_is_not_finite_is_told_not_written(monkeypatch: pytest.Mo
 
 
 # ---------------------------------------------------------------------------------------------------------- as processes
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_a_verb_is_told_in_prose_and_in_json(number: int, code: int, monkeypatch: pytest.MonkeyPatch):
+    def interrupted() -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("dougong.lifecycle.doctor", interrupted)
+    result = call("doctor", "--json")
+    assert result.exit_code == code
+    assert json.loads(result.stdout) == {"error": result.stderr.strip(), "exit_code": code}
+    assert result.stderr.strip() == "stopped by a signal; nothing half-written stays."
+
+
+def test_a_training_that_a_signal_ends_says_that_its_steps_are_saved(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    def stopped(*arguments: Any, **options: Any) -> None:
+        stop = Stop()
+        stop.signal = signal.SIGTERM
+        raise Stopped(stop, 1234)
+
+    monkeypatch.setattr("dougong.lifecycle.train", stopped)
+    result = call("train", recipe, "--json")
+    assert result.exit_code == 143
+    said = "step 1,234: stopped; every step is saved. The same command goes on."
+    assert json.loads(result.stdout) == {"error": said, "exit_code": 143}
+    assert said in result.stderr
+
+
+def taken(function: Callable[[], object]) -> bool:
+    try:
+        function()
+    except (click.UsageError, FieldError):
+        return False
+    return True
+
+
+WHOLE = [-1, 0, 1, 2, 99_999, 100_000, 100_001, 10**15, 10**15 + 1, 2**63 - 1, 2**63]
+SHARES = [-0.5, -1e-9, 0.0, 1e-9, 0.5, 1.0 - 1e-9, 1.0, 1.0 + 1e-9, 10.5, 100.5, 1e6]
+
+
+def test_the_options_of_generate_take_what_the_function_takes():
+    defaults = dump(generation.Config())
+    options = {option.name: option for option in main.commands["generate"].params if option.name in defaults}
+    assert options.keys() == defaults.keys()
+    for name, option in options.items():
+        assert defaults[name] in (option.default, None), name
+        for value in WHOLE if isinstance(option.type, click.IntRange) else SHARES:
+            on_the_line = taken(lambda: option.type.convert(value, option, None))  # noqa: B023 - called at once
+            assert on_the_line == taken(lambda: generation.options({name: value})), (name, value)  # noqa: B023
+
+
+def test_a_note_of_predict_goes_to_standard_error():
+    result = call("predict", run("prices").folder, "--value", "stars=4", "--value", "colour=violet", "--json")
+    assert "note: in 1 rows: colour: 1 unseen values." in result.stderr
+    assert json.loads(result.stdout)["rows"] == 1
 
 
 def test_help_and_import_do_not_import_what_is_heavy():

@@ -109,10 +109,11 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, anchor
 
 
-@pytest.mark.parametrize("language", ["README.md", "README.zh-CN.md"])
-def test_both_readmes_hold_the_same_recipe_and_commands(language: str) -> None:
+def test_both_readmes_hold_the_same_recipe_and_commands() -> None:
     def code(path: Path) -> list[str]:
         blocks = re.findall(r"```\w*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
         return [re.sub(r"\s+#.*", "", block) for block in blocks if "cli.py" not in block]
 
-    assert code(DOCS.parent / language) == code(DOCS.parent / "README.md")
+    blocks = code(DOCS.parent / "README.md")
+    assert blocks
+    assert code(DOCS.parent / "README.zh-CN.md") == blocks

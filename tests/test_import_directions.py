@@ -140,6 +140,53 @@ def test_every_extra_package_is_imported_in_one_file_only(extra: str) -> None:
     assert len(users) == 1, f"{extra} is imported in {users}"
 
 
+PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+READS_ANYTHING = {"torch.load", "torch.jit.load", "np.load", "numpy.load", "pd.read_pickle", "os.system", "os.popen"}
+READS_ANYTHING |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"}
+EXECUTES = {"eval", "exec", "compile", "__import__"}
+BETWEEN_RANKS = {
+    "broadcast_object_list",
+    "all_gather_object",
+    "gather_object",
+    "scatter_object_list",
+}  # they pickle, from one rank of a job to the next
+
+
+def dangers(tree: ast.Module) -> list[str]:
+    """What could run code out of text or bytes, wherever these come from."""
+    found = [name for name in imported(tree) if name.split(".")[0] in PICKLERS]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name in READS_ANYTHING | EXECUTES or name.split(".")[-1] in BETWEEN_RANKS:
+            found.append(name)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        found += [
+            f"{name}({key}={given[key]})" for key in ("shell", "allow_pickle") if given.get(key, "False") != "False"
+        ]
+    return found
+
+
+def test_a1_d12_nothing_in_the_package_unpickles_or_runs_text() -> None:
+    found = {(module, danger) for module, tree in modules().items() for danger in dangers(tree)}
+    # Errors and states pass between the ranks of one job, which run the same code on the same trust; never from a file.
+    allowed = {("dougong.training.ranks", f"dist.{name}") for name in BETWEEN_RANKS}
+    assert found <= allowed, found - allowed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from joblib import load", "torch.load(path)", "yaml.load(text)", "np.load(path)", "eval(text)",
+        "exec(text)", "subprocess.run(text, shell=True)", "np.save(path, x, allow_pickle=True)", "__import__(name)",
+    ],
+)  # fmt: skip
+def test_a1_d12_the_search_for_what_unpickles_finds_each_way(line: str) -> None:
+    assert len(dangers(ast.parse(line))) == 1
+    assert not dangers(ast.parse("model.eval(); re.compile(x); yaml.dump(x); read(path, shell=False)"))
+
+
 def heavy_after(*names: str) -> list[str]:
     """Which heavy packages stand in sys.modules of a fresh process after these imports."""
     code = f"import json, sys, {', '.join(names)}\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"

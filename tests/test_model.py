@@ -16,7 +16,8 @@ from dougong.core.errors import FieldError, MachineError
 from dougong.data.loader import collate
 from dougong.fields import Field
 from dougong.layers.losses import Loss
-from dougong.model import Model, build, initialize
+from dougong.model import AUXILIARY, Model, build, initialize
+from dougong.training import optimizers
 from tests.clear_error import clear_error
 from tests.contracts.values import field_of, parsed_of
 
@@ -63,6 +64,18 @@ def test_the_seed_alone_decides_the_weights_and_no_other_generator_moves() -> No
     assert torch.equal(torch.get_rng_state(), state)
     assert same(first, second)
     assert not same(first, model_of([TEXT, IMAGE], [LABEL], seed=1))
+
+
+def test_weights_are_drawn_on_the_cpu_whatever_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.device] = []
+    monkeypatch.setattr(
+        "dougong.model.initialize", lambda model, seed: drawn.extend(p.device for p in model.parameters())
+    )
+    meta = torch.device("meta")  # stands in for an accelerator
+    model = build([], [WRITTEN], backbone_of("transformer"), encoders={}, loss=Loss(), seed=0, device=meta)
+    assert set(drawn) == {CPU}
+    assert {tensor.device for tensor in [*model.parameters(), *model.buffers()]} == {meta}
+    assert model.head(WRITTEN).projection.weight is model.arrival(WRITTEN).encoder.embedding.weight
 
 
 @pytest.mark.parametrize("kind", backbones.names())
@@ -122,8 +135,45 @@ def test_a_row_does_not_depend_on_what_it_is_batched_with() -> None:
 
 def test_the_order_of_inputs_is_told_by_their_roles() -> None:
     model = model_of([TEXT, SIZE], [LABEL])
-    assert model.roles.marks.shape[0] == 2
+    assert model.roles.marks.weight.shape[0] == 2
     assert not hasattr(model_of([TEXT], [LABEL]), "roles")
+
+
+def test_the_marks_of_roles_are_a_table_of_vectors_that_is_not_decayed() -> None:
+    model = model_of([TEXT, SIZE], [LABEL])
+    for config in (optimizers.AdamW(), optimizers.Muon()):
+        groups = optimizers.build(config, model).param_groups
+        (group,) = (group for group in groups if any(p is model.roles.marks.weight for p in group["params"]))
+        assert group["weight_decay"] == 0.0
+        assert group.get("method", "adamw") == "adamw"
+
+
+def test_an_image_beside_another_input_is_refused_by_a_convnet_that_would_unroll_it() -> None:
+    model = model_of([IMAGE, SIZE], [LABEL], "convnet")
+    with clear_error("model.kind", "'convnet'", "an image beside other inputs", "encoder of its own", error=FieldError):
+        model.losses(batch_of([IMAGE, SIZE, LABEL]))
+    for inputs, more in (([SIZE, LABEL], {}), ([IMAGE, SIZE], {"encoders": {"i": backbone_of("convnet")}})):
+        model_of(inputs, [LABEL], "convnet", **more).losses(batch_of([*inputs, LABEL]))
+
+
+@pytest.mark.parametrize("place", ["model", "encoder", "beside", "both"])
+def test_the_experts_balance_loss_reaches_the_losses_wherever_the_experts_stand(place: str) -> None:
+    experts, plain = (backbone_of("transformer", experts=number) for number in (4, 0))
+    inputs = [TEXT, SIZE] if place in ("beside", "both") else [TEXT]
+    encoders = {} if place == "model" else {"t": experts}
+    if place == "both":
+        encoders["n"] = experts
+    main = experts if place in ("model", "both") else plain
+    model = build(inputs, [LABEL], main, encoders=encoders, loss=Loss(), seed=0, device=CPU).train()
+    losses = model.losses(batch_of([*inputs, LABEL]))
+    stacks = 3 if place == "both" else 1
+    even = experts.balance * experts.layers * stacks  # each layer's loss is 1 where all experts are used alike
+    assert 0.9 * even < float(losses[AUXILIARY].detach()) < 4 * even
+    losses[AUXILIARY].backward()
+    routers = [parameter for name, parameter in model.named_parameters() if "router" in name]
+    assert len(routers) == experts.layers * stacks
+    assert all(router.grad is not None and router.grad.abs().sum() > 0 for router in routers)
+    assert AUXILIARY not in model.eval().losses(batch_of([*inputs, LABEL]))
 
 
 def test_an_input_may_have_a_backbone_of_its_own() -> None:

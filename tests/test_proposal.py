@@ -91,6 +91,18 @@ def test_a_proposed_recipe_passes_check_and_trains(name: str, write: Any, inputs
     assert dougong.train(path, overrides=QUICK).metrics()
 
 
+@pytest.mark.parametrize("count", [7, 30])
+def test_a_file_of_few_rows_works_from_new_to_predict(count: int, tmp_path: Path):
+    path = tmp_path / "few.csv"
+    path.write_text("size,label\n" + "".join(f"{index},{'xy'[index % 2]}\n" for index in range(count)))
+    made = dougong.new(path)
+    assert "# early_stop: 4      # needs more rows" in made.read_text()
+    assert recipe.load(made).train.early_stop is None
+    assert dougong.check(made).rows_read == count
+    trained = dougong.train(made, overrides=["model.preset=tiny", "train.epochs=2", "train.device=cpu"])
+    assert trained.predict([{"size": 3}])[0]["label"]["value"] in ("x", "y")
+
+
 def test_what_looks_like_an_identifier_is_left_out_with_the_reason(tmp_path: Path):
     text = dougong.new(write_table(tmp_path / "table.csv")).read_text()
     assert "# id: text      # looks like an identifier: it would only be learnt by heart" in text

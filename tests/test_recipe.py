@@ -158,6 +158,61 @@ def test_mixup_beside_another_input_is_refused(tmp_path: Path):
     assert "inputs.photo.augment.mixup = 0.2: expected 0 beside other inputs" in said
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("review: text", "review: {type: text, tied: false}", "inputs.review.tied"),
+        ("review: text", "review: {type: text, loss: cross_entropy}", "inputs.review.loss"),
+        ("review: text", "review: {type: text, weight: 2}", "inputs.review.weight"),
+        ("review: text", "review: {type: image, weight: 2}", "inputs.review.weight"),
+        ("review: text", "review: {type: category, balance: true}", "inputs.review.balance"),
+        ("review: text", "review: {type: labels, threshold: 0.2}", "inputs.review.threshold"),
+        ("review: text", "review: {type: number, pool: max}", "inputs.review.pool"),
+        ("review: text", "review: {type: number, dropout: 0.1}", "inputs.review.dropout"),
+        ("label: category", "label: {type: number, bins: 3}", "outputs.label.bins"),
+        ("label: category", "label: {type: text, ngrams: 3}", "outputs.label.ngrams"),
+        ("label: category", "label: {type: text, token_dropout: 0.1}", "outputs.label.token_dropout"),
+    ],
+)
+def test_a_setting_without_effect_on_its_side_is_refused(tmp_path: Path, old: str, new: str, key: str):
+    found = mistakes_of(tmp_path, GOOD.replace(old, new))
+    side = "outputs" if key.startswith("inputs") else "inputs"
+    assert f"{key} = " in found
+    assert found.endswith(f": expected it among the {side} only. Fix: remove it.")
+
+
+def test_a_setting_that_says_the_default_on_the_other_side_reads(tmp_path: Path):
+    for old, new in (("review: text", "review: {type: text, tied: true}"), ("category", "{type: number, bins: 16}")):
+        recipe.load(written(tmp_path, GOOD.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "said"),
+    [
+        (POEMS, "train.batch_tokens=511", "train.batch_tokens = 511: expected at least the 512 tokens of one window "
+         "(outputs.text.max_length). Fix: write batch_tokens: 512."),
+        (GOOD, "data.cleaning.outliers=4", "data.cleaning.outliers = 4.0: expected a field of type number that it could look "
+         "at. Fix: remove it."),
+        (GOOD.replace("review: text", "review: number"), "data.cleaning.near_duplicates=drop",
+         "data.cleaning.near_duplicates = 'drop': expected off, where no field is of type text. Fix: remove it."),
+        (GOOD.replace("  review: text", "  photo: image\n  size: number"), "model=convnet",
+         "model.kind = 'convnet': expected a backbone that can read the image 'photo' beside other inputs. Fix: write kind: "
+         "transformer, or give it an encoder of its own: photo: {type: image, encoder: convnet}."),
+    ],
+)  # fmt: skip
+def test_what_could_have_no_effect_or_end_badly_is_refused_before_any_data_is_read(
+    tmp_path: Path, text: str, change: str, said: str
+):
+    assert said in mistakes_of(tmp_path, text, change)
+
+
+def test_rules_that_have_their_field_and_images_with_their_encoder_read(tmp_path: Path):
+    recipe.load(written(tmp_path, POEMS), ["train.batch_tokens=512", "data.cleaning.near_duplicates=drop"])
+    recipe.load(written(tmp_path, GOOD.replace("category", "number")), ["data.cleaning.outliers=4"])
+    own = GOOD.replace("  review: text", "  photo: {type: image, encoder: convnet}\n  size: number")
+    recipe.load(written(tmp_path, own), ["model=convnet"])
+
+
 @pytest.mark.parametrize("size", ["layers: 1000000000", "width: 100000000"])
 def test_sizes_beyond_any_machine_are_refused_at_once(tmp_path: Path, size: str):
     name, value = size.split(": ")
@@ -170,7 +225,7 @@ def test_sizes_beyond_any_machine_are_refused_at_once(tmp_path: Path, size: str)
         ("{a: number, b: category}", "{y: number}", "mlp"),
         ("{a: text}", "{y: category}", "mlp"),
         ("{a: image}", "{y: category}", "convnet"),
-        ("{a: image, b: text}", "{y: category}", "convnet"),
+        ("{a: image, b: text}", "{y: category}", "transformer"),
         ("{}", "{y: text}", "transformer"),
         ("{a: text}", "{y: text}", "transformer"),
     ],
@@ -187,7 +242,7 @@ def test_a_mapping_is_read_like_a_file(tmp_path: Path):
 
 
 def test_a_mapping_may_hold_one_object_twice_and_text_that_looks_like_a_number(tmp_path: Path):
-    same = {"type": "category", "classes": ["1e3", "true", "null", "007", "2020-01-01", "a: b", "- x", " ", "#"]}
+    same = {"type": "category", "classes": ["1e3", "true", "null", "007", "2020-01-01", "a: b", "- x", "!a", "#"]}
     plain = {"name": "1e3", "data": {"train": "x.csv"}, "inputs": {"a": same}, "outputs": {"b": same}}
     read = recipe.load(plain | {"train": {"steps": 1}})
     assert read.name == "1e3"
@@ -454,6 +509,9 @@ def recipes(draw: Any) -> dict[str, Any]:
     data |= draw(st.sampled_from([{}, {"split": {"test": 0.2}}, {"test": "t.csv", "cleaning": {"language": ["en"]}}]))
     outputs = {names[0]: draw(st.sampled_from(TYPES_OUT))}
     seed = draw(st.integers(0, 2**63 - 1))
+    pictures = [name for name, value in inputs.items() if "image" in str(value) and "encoder" not in str(value)]
+    if kind == "convnet" and pictures and len(inputs) > 1:
+        kind, preset = "mlp", "tiny"  # a convnet would lose the grid of the picture
     model = {"kind": kind, "preset": preset}
     head = {"name": "x", "seed": seed, "data": data, "model": model, "train": train}
     return head | {"inputs": inputs, "outputs": outputs}
@@ -573,6 +631,51 @@ def test_the_schema_accepts_the_recipes_that_ship(validator: Any):
 def test_the_schema_refuses_what_the_reader_refuses(validator: Any, old: str, new: str):
     plain, _ = parse_yaml(GOOD.replace(old, new), "x")
     assert not validator.is_valid(plain)
+
+
+LEGAL = [
+    *("train.optimizer={lr: 0.01}", "train.optimizer=muon", "train.optimizer={kind: sgd, momentum: 0.5}"),
+    *(
+        "train.schedule={warmup: 0}",
+        "train.schedule={warmup: 100}",
+        "train.schedule=wsd",
+        "train.schedule={floor: 0.1}",
+    ),
+    *("train.loss={label_smoothing: 0.1}", "train.loss=cross_entropy", "train.validate_every=90s"),
+    *("train.validate_every=1e3", "train.checkpoint_every=5min", "train.batch_tokens=32k", "train.batch_tokens=1.5M"),
+    *("inputs.review={type: text, tokenizer: {vocab_size: 300}}", "inputs.review={type: text, tokenizer: byte}"),
+    *(
+        "inputs.review={type: text, tokenizer: {kind: file, path: x.json}}",
+        "inputs.review={type: text, encoder: convnet}",
+    ),
+    *("outputs.label={type: category, loss: {label_smoothing: 0.1}}", "outputs.label={type: number, loss: huber}"),
+    *("outputs.label={type: number, loss: {kind: huber, delta: 2}}", "model=mlp", "model={preset: tiny}"),
+    *("data.split={test: 0.2}", "data.train=[a.csv, b/*.csv]", "data.cleaning.near_duplicates=keep"),
+]
+
+
+@pytest.mark.parametrize("change", LEGAL)
+def test_every_form_that_the_page_calls_legal_is_so_for_the_schema_too(tmp_path: Path, validator: Any, change: str):
+    path = written(tmp_path, GOOD)
+    recipe.load(path, [change])
+    plain, marks = parse_yaml(GOOD, "x")
+    plain = recipe.override(plain, [change], "x", marks)
+    assert [error.message for error in validator.iter_errors(plain)] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.optimizer={momentum: 0.5}",  # not a key of the default kind
+        "train.schedule={decay: 0.1}",
+        "inputs.review={type: text, tokenizer: {path: x.json}}",
+        "train.validate_every=2.5",
+    ],
+)
+def test_what_names_no_kind_has_the_keys_of_the_default_one_only(tmp_path: Path, validator: Any, change: str):
+    mistakes_of(tmp_path, GOOD, change)
+    plain, marks = parse_yaml(GOOD, "x")
+    assert not validator.is_valid(recipe.override(plain, [change], "x", marks))
 
 
 @settings(

@@ -22,7 +22,7 @@ from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
-from dougong.layers.norms import make_norm
+from dougong.layers.norms import LayerNorm, make_norm
 from dougong.layers.positions import in_order, real_first
 
 
@@ -70,6 +70,13 @@ class Backbone(nn.Module):
             fix = "use kind: transformer"
             raise bad_field("model.kind", "convnet", "a backbone that can look back only over a grid or table", fix)
         return self.net(x)
+
+    def refuse_lost_grid(self) -> None:
+        """An image whose grid is lost beside other inputs would be read as a single row of pixels."""
+        if isinstance(self.net, Image):
+            expected = "a backbone that can read an image beside other inputs"
+            fix = "use kind: transformer, or give the image an encoder of its own: encoder: {kind: convnet}"
+            raise bad_field("model.kind", "convnet", expected, fix)
 
     def new_cache(self, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype) -> Cache:
         assert isinstance(self.net, Sequence)
@@ -194,10 +201,10 @@ class ImageBlock(nn.Module):
         super().__init__()
         self.stride = stride
         self.norm1 = _image_norm(config, before)
-        self.conv1 = _conv(before, after, config.kernel, stride)
+        self.conv1 = Conv(before, after, config.kernel, stride)
         self.norm2 = _image_norm(config, after)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = _conv(after, after, config.kernel, 1)
+        self.conv2 = Conv(after, after, config.kernel, 1)
         self.shortcut = nn.Conv2d(before, after, 1, bias=False) if stride > 1 or before != after else None
 
     def reset_parameters(self) -> None:
@@ -225,6 +232,17 @@ class ImageBlock(nn.Module):
         return F.avg_pool2d(F.pad(h, (0, h.shape[3] % 2, 0, h.shape[2] % 2)), 2)
 
 
+class Conv(nn.Conv2d):
+    """A convolution that keeps the grid, or with a stride of 2 halves it, rounded up, whatever the kernel."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int):
+        super().__init__(before, after, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        odd = self.kernel_size[0] % 2
+        return super().forward(input if odd else F.pad(input, (0, 1, 0, 1)))  # an even kernel looks one further ahead
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that falls back on its running figures where a batch holds a single value for each channel."""
 
@@ -235,7 +253,7 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-class ChannelNorm(nn.LayerNorm):
+class ChannelNorm(LayerNorm):
     """LayerNorm over the channels of each pixel: (B, C, H, W) -> the same."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -244,10 +262,6 @@ class ChannelNorm(nn.LayerNorm):
 
 def _image_norm(config: Config, channels: int) -> nn.Module:
     return BatchNorm(channels) if config.norm == "batch" else ChannelNorm(channels)
-
-
-def _conv(before: int, after: int, kernel: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 def _fill(conv: nn.Conv1d | nn.Conv2d, gain: float = math.sqrt(2.0)) -> None:

@@ -33,8 +33,9 @@ from dougong.core.errors import ArtefactError, MachineError, bad_field, shown
 
 FORMAT = "dougong/1"
 MANIFEST = "manifest.json"
-JSON_BYTES = 64 << 20  # a larger one is data, and data does not come as JSON
+JSON_BYTES = 512 << 20  # written and read: a million classes of 60 Chinese characters, escaped, are 375 MB
 JSON_DEPTH = 64
+JSON_NODES = 4_000_000  # lists and objects: 512 MB of [] would become 10 GB
 LINE_BYTES = 16 << 20  # of one record of a log
 PIECE = 8 << 20  # bytes written or hashed at a time
 RESTORE = "go back to the version before it, or copy it again from where it came"
@@ -92,6 +93,8 @@ def commit_folder(
     known = known or {}
     files: dict[str, Written] = {}
     with disk_errors(final):
+        for place, _, _ in os.walk(folder, topdown=False, onerror=_raise):  # nobody else writes what is to be sealed,
+            sweep(Path(place), everyone=True)  # so what is half-written was left by the dead
         for name, path in _files(folder).items():
             with open_regular(path) as file:
                 files[name] = known.get(name) or _fingerprint(file)
@@ -206,7 +209,7 @@ def write_file(path: Path, data: bytes | Iterable[bytes | memoryview], size: int
     pieces: Iterable[bytes | memoryview] = [data] if isinstance(data, bytes) else data
     hidden = _aside(path, "tmp")
     with disk_errors(path, len(data) if isinstance(data, bytes) else size):
-        sweep(path.parent)
+        _sweep_once(os.path.abspath(path.parent), os.getpid())
         try:
             handle = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             try:
@@ -225,7 +228,7 @@ def write_file(path: Path, data: bytes | Iterable[bytes | memoryview], size: int
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file that carries the sha256 of itself."""
     body = {key: item for key, item in value.items() if key != "sha256"}
-    write_file(path, render_json(body | {"sha256": hashlib.sha256(render_json(body)).hexdigest()}))
+    _write_rendered(path, body | {"sha256": hashlib.sha256(render_json(body)).hexdigest()}, path.name)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -242,11 +245,20 @@ def read_sealed(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any, name: str = "value") -> Written:
     """Write plain values as JSON; `name` is what a wrong one is called in the error."""
     _check_plain(value, name)
-    return write_file(path, render_json(value))
+    return _write_rendered(path, value, name)
+
+
+def _write_rendered(path: Path, value: Any, name: str) -> Written:
+    data = render_json(value)
+    if len(data) > JSON_BYTES:  # it could not be read again
+        raise bad_field(
+            name, f"{len(data):,} bytes of JSON", f"at most {JSON_BYTES:,}", "keep less in it: fewer or shorter texts"
+        )
+    return write_file(path, data)
 
 
 def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
-    """Read strict JSON: no NaN, no duplicate keys, at most 64 levels and `limit` bytes; else an ArtefactError."""
+    """Read strict JSON: no NaN, no duplicate keys, limits of depth, lists and `limit` bytes; else an ArtefactError."""
     return parse_json(_read_limited(path, limit), str(path))
 
 
@@ -259,8 +271,7 @@ def parse_json(data: bytes, source: str, depth: int = JSON_DEPTH) -> Any:
     """Strict JSON from bytes; `source` names them in the error."""
     try:
         text = data.decode("utf-8")
-        if _deepest(text, depth) > depth:  # before parsing: the parser's own stack is not ours to trust
-            raise ValueError(f"nested deeper than {depth} levels")
+        _check_nesting(text, depth)  # before parsing: the parser's own stack and appetite are not ours to trust
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ArtefactError(
@@ -387,6 +398,12 @@ def sweep(folder: Path, *, everyone: bool = False) -> None:
             discard(path)
 
 
+@cache
+def _sweep_once(folder: str, process: int) -> None:
+    """The first file that a process writes into a folder sweeps it: 25,000 files are not listed 25,000 times."""
+    sweep(Path(folder))
+
+
 def restore_replaced(folder: Path, name: str | None = None) -> None:
     """Bring back folders whose replacer died between its two renames (harmless if it lives: it tries again)."""
     for path, match in _left_over(folder):
@@ -401,7 +418,7 @@ def restore_replaced(folder: Path, name: str | None = None) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a hidden leftover. A failure is no more than a warning: the next write sweeps it."""
+    """Delete a hidden leftover. A failure is no more than a warning: the next process that writes there sweeps it."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -410,7 +427,7 @@ def discard(path: Path) -> None:
     except FileNotFoundError:
         pass  # swept by another process at the same moment
     except OSError as error:
-        log.warning("%s: left behind (%s); the next write tries again", path, error.strerror)
+        log.warning("%s: left behind (%s); the next process that writes there tries again", path, error.strerror)
 
 
 @dataclass(frozen=True)
@@ -446,9 +463,9 @@ _LEFT_OVER = re.compile(
 def _left_over(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     if folder.is_dir():
         with disk_errors(folder):
-            names = sorted(os.listdir(folder))
-        for name in names:
-            if name.startswith(".") and (match := _LEFT_OVER.fullmatch(name)):
+            hidden = sorted(name for name in os.listdir(folder) if name.startswith("."))
+        for name in hidden:
+            if match := _LEFT_OVER.fullmatch(name):
                 yield folder / name, match
 
 
@@ -534,7 +551,8 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _fingerprint(file: BinaryIO) -> Written:
-    digest, size, buffer = hashlib.sha256(), 0, memoryview(bytearray(PIECE))
+    room = min(PIECE, os.fstat(file.fileno()).st_size + 1)  # to make 8 MB of zeros takes longer than a small file does
+    digest, size, buffer = hashlib.sha256(), 0, memoryview(bytearray(room))
     while count := file.readinto(buffer):  # type: ignore[attr-defined]
         digest.update(buffer[:count])
         size += count
@@ -557,6 +575,17 @@ def _fsync(handle: int) -> None:
         fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
     else:
         os.fsync(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was appended to a file outlive a power cut, and its name in its folder too."""
+    with disk_errors(path):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _fsync(handle)
+        finally:
+            os.close(handle)
+        _fsync_folder(path.parent)
 
 
 def _fsync_folder(path: Path) -> None:
@@ -588,18 +617,18 @@ def _damaged(path: Path, damage: str, fix: str) -> NoReturn:
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
-def _deepest(text: str, limit: int) -> int:
-    """How deep brackets nest, strings passed over; stops counting beyond `limit`."""
-    depth = deepest = 0
+def _check_nesting(text: str, limit: int) -> None:
+    """Refuse text whose brackets, strings passed over, nest deeper than `limit` or are too many."""
+    depth = nodes = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         if match[0] in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > limit:
-                break
+            depth, nodes = depth + 1, nodes + 1
+            if depth > limit:
+                raise ValueError(f"nested deeper than {limit} levels")
+            if nodes > JSON_NODES:
+                raise ValueError(f"more than {JSON_NODES:,} lists and objects")
         elif match[0] in "]}":
             depth -= 1
-    return deepest
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

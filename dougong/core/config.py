@@ -14,12 +14,13 @@ import json
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from decimal import Decimal
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
@@ -46,12 +47,23 @@ def _count(value: object) -> object:
     return value
 
 
+class Seconds(float):
+    """A time; in plain form `300s`."""
+
+    def __str__(self) -> str:
+        return f"{Decimal(repr(float(self))):f}".removesuffix(".0") + "s"
+
+
 def _interval(value: object) -> object:
-    """`5m`, `90s`, `1h` -> Duration in seconds as text `300s`; a plain count stays one (steps)."""
+    """`5m`, `90s`, `1h` -> seconds, a float; `100`, `2k`, `1e3` -> steps, an int. A time needs its unit."""
     if isinstance(value, str):
         if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", value.strip()):
             return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
         return _count(value)
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError("neither a number of steps nor a time")
+        return int(value)
     return value
 
 
@@ -64,8 +76,9 @@ Count = Annotated[int, BeforeValidator(_count, json_schema_input_type=_Whole | _
 """A positive whole number; `k`, `M` and `B` suffixes are understood."""
 Interval = Annotated[
     int | float,
-    BeforeValidator(_interval, json_schema_input_type=Annotated[float, Field(gt=0)] | _Time),
-    Field(gt=0, le=LARGEST, description="a number of steps above 0, or a time such as 90s, 5m or 1h"),
+    BeforeValidator(_interval, json_schema_input_type=_Whole | _Time),
+    Field(gt=0, le=LARGEST, description="a whole number of steps above 0, or a time such as 90s, 5m or 1h"),
+    AfterValidator(lambda value: Seconds(value) if isinstance(value, float) else value),
 ]
 """Every so many steps (an int), or every so many seconds (a float, written `90s`, `5m`, `1h`)."""
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -106,7 +119,7 @@ def dump(value: Any) -> Any:
         return {str(key): dump(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [dump(item) for item in value]
-    return value
+    return str(value) if isinstance(value, Seconds) else value
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes

@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -85,6 +86,18 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+NO_FLOAT64 = {"mps"}  # types of device that refuse such tensors
+
+
+def place(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on a device. Where that knows no float64, such a tensor becomes float32: models compute in no more."""
+    narrow = device.type in NO_FLOAT64
+    return {
+        key: (value.float() if narrow and value.dtype == torch.float64 else value).to(device, non_blocking=True)
+        for key, value in batch.items()
+    }
 
 
 def synchronize(device: torch.device) -> None:

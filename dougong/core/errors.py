@@ -80,6 +80,10 @@ class ArtefactError(DougongError):
     exit_code = 4
 
 
+class Diverged(ArtefactError):  # noqa: N818 - the name says what was found
+    """A model answers with what is no number: its weights are damaged, or its training has diverged."""
+
+
 class MachineError(DougongError):
     """The job does not fit this machine: memory, disk, device (exit code 5)."""
 

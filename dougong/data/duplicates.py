@@ -1,6 +1,6 @@
 """Rows that repeat: exactly (by a 64-bit hash), nearly (MinHash), and rows of the test split that stand in train.
 
-    repeats = find_duplicates(np.array([row_hash(row, columns) for row in rows]))      # True: repeats an earlier row
+    repeats = find_duplicates(row_hashes({"text": texts, "size": sizes}))              # True: repeats an earlier row
     repeats = near_duplicates(np.stack([minhash(text) for text in texts]), threshold=0.8)
 
 Among a billion rows the chance that any two different ones share a 64-bit hash is 3 %. A near duplicate is an estimate
@@ -11,13 +11,16 @@ from 128 samples (standard error 0.035 at 0.8), found with a probability of 99 %
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from hashlib import blake2b
+from typing import cast
 
 import numpy as np
+
+from dougong.data.ordering import mix
 
 PARTITION = 1 << 22  # hashes held at once
 SHINGLE = 5  # characters
@@ -25,21 +28,60 @@ SHINGLES_AT_ONCE = 4096
 NEIGHBOURS = 8  # rows that a row is compared with in each of its buckets
 
 
-def row_hash(values: Mapping[str, object], columns: Sequence[str]) -> int:
-    """64 bits that stand for the values of these columns, whatever their order, on any machine."""
-    chosen = {column: values.get(column) for column in columns}
-    text = PLAIN.encode(chosen)
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def row_hashes(columns: Mapping[str, Sequence[object]]) -> np.ndarray:  # N values of each -> (N,) uint64
+    """64 bits for each row that stand for its values in these columns, whatever their order, on any machine."""
+    return joined_hashes({name: value_hashes(values) for name, values in columns.items()})
+
+
+def joined_hashes(columns: Mapping[str, np.ndarray]) -> np.ndarray:  # (N,) uint64 of each -> (N,) uint64
+    """The hashes of rows of the `value_hashes` of their columns."""
+    result = np.zeros(len(next(iter(columns.values()))), dtype=np.uint64)
+    for name in sorted(columns):
+        result = mix(result ^ mix(columns[name] ^ np.uint64(_hash(name.encode()))))
+    return result
+
+
+def value_hashes(values: Sequence[object]) -> np.ndarray:  # N values -> (N,) uint64
+    """64 bits for each value: those of a text are of its UTF-8, those of a number of its float64."""
+    kinds = set(map(type, values))
+    if kinds <= {float, type(None)}:
+        numbers = np.array(values, dtype=np.float64) + 0.0  # -0.0 is 0.0
+        return np.where(np.isnan(numbers), NOTHING, mix(numbers.view(np.uint64)))
+    if kinds <= {str, type(None)}:
+        texts = cast("Sequence[str | None]", values)
+        known = dict.fromkeys(texts, NOTHING_BYTES)  # each once: a category has few
+        for text in known:
+            if text is not None:
+                known[text] = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return np.frombuffer(b"".join([known[text] for text in texts]), dtype="<u8")
+    return np.array([_value_hash(value) for value in values], dtype=np.uint64)
+
+
+def _value_hash(value: object) -> int:
+    if isinstance(value, np.generic | np.ndarray):
+        return _value_hash(value.tolist())
+    if value is None or isinstance(value, str | float):
+        plain = str(value) if isinstance(value, str) else value if value is None else float(value)
+        return int(value_hashes([plain])[0])
+    if isinstance(value, bytes):
+        return _hash(value, person=b"bytes")
+    return _hash(PLAIN.encode(value).encode("utf-8", "surrogatepass"), person=b"json")
+
+
+def _hash(data: bytes, person: bytes = b"") -> int:
+    return int.from_bytes(blake2b(data, digest_size=8, person=person).digest(), "little")
 
 
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
-        return {"blake2b": hashlib.blake2b(value).hexdigest()}
+        return {"blake2b": blake2b(value).hexdigest()}
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return str(value)  # decimals, times
 
 
+NOTHING = np.uint64(0x6E6F7468696E6721)
+NOTHING_BYTES = int(NOTHING).to_bytes(8, "little")
 PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
@@ -59,12 +101,12 @@ def find_duplicates(hashes: np.ndarray) -> np.ndarray:  # (N,) uint64 -> (N,) bo
     return repeats
 
 
-def leaked(train: np.ndarray, test: np.ndarray) -> np.ndarray:  # (N,) uint64, (M,) uint64 -> (M,) bool
-    """Which rows of test stand in train. Holds the test hashes and one chunk of the train hashes."""
+def leaked(train: Iterable[np.ndarray], test: np.ndarray) -> np.ndarray:  # pieces of (N,) uint64, (M,) -> (M,) bool
+    """Which rows of test stand in train. Holds the test hashes and one piece of the train hashes."""
     unique = np.unique(test)
     found = np.zeros(len(unique), dtype=bool)
-    for _, chunk in _chunks(train):
-        found |= _contains(np.unique(chunk), unique)
+    for piece in train:
+        found |= _contains(np.unique(piece), unique)
     return found[np.searchsorted(unique, test)]
 
 
@@ -108,40 +150,36 @@ def _shingles(text: str) -> np.ndarray:  # -> (S,) uint64, each once
     return np.unique(mixed)
 
 
-def mix(value: np.ndarray) -> np.ndarray:  # uint64 -> uint64, every bit of the input moves half the bits of the output
-    """The finalizer of splitmix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014)."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
 @cache
 def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:  # -> (P,) uint64 odd, (P,) uint64
     numbers = mix(np.arange(2 * count, dtype=np.uint64))  # not from numpy.random: its streams may change with a version
     return numbers[:count] | np.uint64(1), numbers[count:]
 
 
-def near_duplicates(signatures: np.ndarray, threshold: float) -> np.ndarray:  # (N, P) uint32 -> (N,) bool
+def near_duplicates(
+    signatures: np.ndarray, threshold: float, others: np.ndarray | None = None
+) -> np.ndarray:  # (N, P) uint32, (N,) uint64 -> (N,) bool
     """Which rows resemble an earlier row that is kept, by at least `threshold`.
 
     Rows that agree in a whole band of their signatures are compared (locality-sensitive hashing); in a bucket of many
-    rows each is compared with the first and with its nearest neighbours only.
+    rows each is compared with the first and with its nearest neighbours only. `others`: a hash of what else the rows
+    hold; where it differs they are not compared.
     """
-    repeats = find_duplicates(_bucket(signatures, 0, signatures.shape[1]))  # equal signatures need no comparison
+    others = np.zeros(len(signatures), dtype=np.uint64) if others is None else others
+    repeats = find_duplicates(_bucket(signatures, 0, signatures.shape[1], others))  # equal ones need no comparison
     kept = np.flatnonzero(~repeats)
-    pairs = np.unique(np.concatenate([np.zeros((0, 2), dtype=np.int64), *_pairs(signatures, kept, threshold)]), axis=0)
-    for later, earlier in pairs:  # in the order of the later row, so that whether the earlier one is kept is known
-        if not repeats[earlier]:
+    found = [np.zeros((0, 2), dtype=np.int64), *_pairs(signatures, kept, threshold, others)]
+    for later, earlier in np.unique(np.concatenate(found), axis=0):
+        if not repeats[earlier]:  # in the order of the later row, so that whether the earlier one is kept is known
             repeats[later] = True
     return repeats
 
 
-def _pairs(signatures: np.ndarray, kept: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+def _pairs(signatures: np.ndarray, kept: np.ndarray, threshold: float, others: np.ndarray) -> Iterator[np.ndarray]:
     """(later row, earlier row) of every pair that shares a bucket and is found to be similar."""
     rows = _band_rows(threshold, signatures.shape[1])
     for start in range(0, signatures.shape[1] - rows + 1, rows):
-        buckets = _bucket(signatures, start, rows)[kept]
+        buckets = _bucket(signatures, start, rows, others)[kept]
         order = np.argsort(buckets, kind="stable")
         buckets, members = buckets[order], kept[order]  # within a bucket rows stay in order
         new = np.concatenate([[True], buckets[1:] != buckets[:-1]]) if len(buckets) else np.zeros(0, dtype=bool)
@@ -165,8 +203,8 @@ def _similar(signatures: np.ndarray, later: np.ndarray, earlier: np.ndarray, thr
     return np.stack([later, earlier], axis=1)[share >= threshold]  # (pairs, 2)
 
 
-def _bucket(signatures: np.ndarray, start: int, rows: int) -> np.ndarray:  # (N, P) -> (N,) uint64
-    bucket = np.zeros(len(signatures), dtype=np.uint64)
+def _bucket(signatures: np.ndarray, start: int, rows: int, others: np.ndarray) -> np.ndarray:  # (N, P), (N,) -> (N,)
+    bucket = mix(others)
     for column in range(start, start + rows):
         bucket = mix(bucket ^ signatures[:, column].astype(np.uint64))
     return bucket

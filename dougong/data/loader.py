@@ -8,7 +8,9 @@ padding; a language model reads windows of its flat token stream, where nothing 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -40,6 +42,7 @@ class Plan(Protocol):
     def batches(self, epoch: int) -> int: ...
     def rows(self, epoch: int, index: int) -> np.ndarray: ...
     def collate(self, rows: np.ndarray, epoch: int) -> Batch: ...
+    def row_ids(self, batch: Batch) -> list[int]: ...  # the rows of the split that a collated batch was read from
 
 
 class RowPlan:
@@ -81,6 +84,9 @@ class RowPlan:
 
     def collate(self, rows: np.ndarray, epoch: int) -> Batch:
         return collate(self.split.take(rows), rows, self.limits)
+
+    def row_ids(self, batch: Batch) -> list[int]:
+        return [int(row) for row in batch["row"]]
 
     @lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
     def _starts(self, epoch: int) -> np.ndarray:
@@ -196,6 +202,13 @@ class WindowPlan:
             f"{self.field}.{key}": torch.from_numpy(value) for key, value in arrays.items()
         }
 
+    def row_ids(self, batch: Batch) -> list[int]:
+        """The documents of which a window holds a part: windows have no number that anybody could look up."""
+        starts = batch[f"{self.field}.start"].cpu().numpy()  # (B,)
+        lengths = batch[f"{self.field}.tokens.length"].cpu().numpy()
+        first, last = self.stream.document_of(starts), self.stream.document_of(starts + np.maximum(lengths, 1) - 1)
+        return sorted({row for pair in zip(first, last, strict=True) for row in range(pair[0], pair[1] + 1)})
+
     def _starts(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         if self.spread:
             return rows * (len(self.stream) - self.context) // max(self.spread - 1, 1)
@@ -266,14 +279,37 @@ class Loader(Dataset[list[Batch]]):
             batch_size=None,
             sampler=self.places(start),
             num_workers=self.workers,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # it draws the workers' seed: not from the generator that training goes on with
         )
-        reader = iter(fetched)
+        with signals_held():  # until a worker ignores them
+            reader = iter(fetched)
         try:
             for (epoch, index), batch in zip(places, reader, strict=False):
                 yield Position(epoch, index + 1), batch
         finally:
             reader._shutdown_workers()  # type: ignore[attr-defined]  # by itself only once no traceback holds it any more
+            for worker in reader._workers:  # type: ignore[attr-defined]  # one that hangs: SIGTERM does not reach it
+                worker.kill()
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def ignore_signals(worker: int) -> None:
+    """A stop meant for the whole process group is the training process's to answer: it needs its workers until then."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals to stop wait until after this block; processes started in it never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def once(plan: Plan, epoch: int = 0) -> Iterator[Batch]:

@@ -21,21 +21,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dougong.core.artefacts import commit_folder, make_folder, read_json, write_json
 from dougong.core.config import dump
 from dougong.core.errors import bad_field
-from dougong.data import cleaning, duplicates, quarantine
+from dougong.data import cleaning, duplicates, quarantine, sources
 from dougong.data.columns import Columns
+from dougong.data.ordering import mixed
 from dougong.data.processes import spread
 from dougong.data.report import DataReport
-from dougong.data.rows import SPLITS, Chunk, Cleaner, Used, chunked, nothing_left, one_class, restored
+from dougong.data.rows import Chunk, Cleaner, Used, chunked, named, nothing_left, one_class, restored
 from dougong.data.shards import write_shard
+from dougong.data.splitting import SPLITS
 
 if TYPE_CHECKING:
     from dougong.data.prepare import Config
 
 PARALLEL_BYTES = 32 << 20  # smaller data is prepared in this process: starting others would take longer
+SAMPLE_KEY = 0x5A3  # of the rows that codecs are fitted on
 KIND = "prepared"
 
 
@@ -47,83 +51,103 @@ class Preparation:
         config: Config,
         files: dict[str, list[Path]],
         used: list[Used],
-        seed: int,
         folder: Path,
         workers: int | None,
         say: Callable[[str], None],
     ):
-        self.config, self.files, self.used, self.seed, self.folder, self.say = config, files, used, seed, folder, say
-        size = sum(_size(file) for group in files.values() for file in group)
-        self.workers = workers if workers is not None else (os.cpu_count() or 1) if size > PARALLEL_BYTES else 0
+        self.config, self.files, self.used, self.folder, self.say = config, files, used, folder, say
+        size = sum(_size(file, used, config.text_rows) for group in files.values() for file in group)
+        self.workers = workers if workers is not None else _cores() if size > PARALLEL_BYTES else 0
         self.report = DataReport()
         self.listing = folder / "quarantine.jsonl"
 
-    def run(self, final: Path, key: str, contents: str) -> None:
+    def run(self, final: Path, key: str, contents: str, unchanged: Callable[[], None]) -> None:
         for name in ("rows", "fields", *SPLITS):
             make_folder(self.folder / name)
-        parts = self.clean_rows()
+        parts = self.clean_rows(self.listing)
         keep = self.choose(parts)
-        codecs = self.fit(parts, keep)
+        codecs = self.fit(self.used, parts, keep)
         rows = self.encode(parts, keep, codecs)
         write_json(self.folder / "report.json", self.report.to_json())
         for part in parts:  # the clean rows are in the shards now; the sources still have them as they were
             part.unlink()
             part.with_suffix(".json").unlink()
+        unchanged()  # what was read is what was hashed
         commit_folder(self.folder, final, KIND, {"key": key, "contents": contents, "rows": rows})
         self.say(self.report.text())
 
+    def look(self) -> DataReport:
+        """What a run would find, short of encoding, and of fitting what takes long (tokenizers)."""
+        for name in ("rows", "fields"):
+            make_folder(self.folder / name)
+        parts = self.clean_rows(None)  # its own listing goes with the folder
+        keep = self.choose(parts)
+        if not self.report.kept["train"]:
+            raise nothing_left()
+        self.fit([field for field in self.used if hasattr(field.config, "classes")], parts, keep)
+        return self.report
+
     # ------------------------------------------------------------------------------------------------ 1 read and clean
 
-    def clean_rows(self) -> list[Path]:
-        """Step 1: rows/part-*.arrow with clean values, row hash and split; what is refused goes to quarantine.jsonl."""
-        cleaner = Cleaner(self.config, self.used, self.seed, self.folder / "rows")
+    def clean_rows(self, listed: Path | None) -> list[Path]:
+        """Step 1: rows/part-*.arrow with clean values, row hash and split; what is refused goes to quarantine.jsonl.
+
+        `listed` is where an error about too many says that they are listed.
+        """
+        cleaner = Cleaner(self.config, self.used, self.folder / "rows")
         chunks = (
             Chunk(index, split, rows)
             for index, (split, rows) in enumerate(chunked(self.files, self.config.text_rows, self.used))
         )
         parts: list[Path] = []
-        bad: Counter[str] = Counter()
+        files: Counter[str] = Counter()
         with self.listing.open("wb") as stream:  # written anew from the parts, whatever an interrupted run left
             for part in spread(cleaner, chunks, self.workers):
                 parts.append(part)
                 said = read_json(part.with_suffix(".json"))
                 self.report.merge(DataReport.from_json(said["report"]))
-                bad.update(record["reason"] for record in said["refused"] if record["bad"])
+                files.update(record["file"] for record in said["refused"] if record["bad"])
                 stream.writelines(_line(record) for record in said["refused"])
-        quarantine.check(self.report.rows_read, bad, self.config.cleaning.max_bad, self.listing)
+                if quarantine.hopeless(self.report.rows_read, self.report.bad.total(), self.config.cleaning.max_bad):
+                    break
+        quarantine.check(self.report.rows_read, self.report.bad, self.config.cleaning.max_bad, listed, files)
         return parts
 
     # ------------------------------------------------------------------------------------------------ 2 choose the rows
 
     def choose(self, parts: list[Path]) -> dict[Path, np.ndarray]:
         """Step 2: for each part which rows stay. Duplicates and leaks are counted; the recipe may drop duplicates."""
-        tables = {part: read_rows(part, ["_hash", "_split"]) for part in parts}
-        hashes = {part: table.column("_hash").to_numpy() for part, table in tables.items()}
-        split = {part: table.column("_split").to_numpy() for part, table in tables.items()}
-        keep = {part: np.ones(len(hashes[part]), dtype=bool) for part in parts}
-        by_split = {name: [hashes[part][split[part] == i] for part in parts] for i, name in enumerate(SPLITS)}
-        joined = {
-            name: np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint64)
-            for name, pieces in by_split.items()
-        }
+        split = {part: read_array(part, "_split") for part in parts}
+        keep = {part: np.ones(len(split[part]), dtype=bool) for part in parts}
         settings = self.config.cleaning
-        repeated = duplicates.find_duplicates(joined["train"])
+        hashes = self.train_hashes("_hash", split)
+        repeated = duplicates.find_duplicates(hashes)
         self.report.count_duplicates(exact=int(repeated.sum()))
         if settings.duplicates == "drop":
             self.drop("duplicates", keep, split, repeated)
         if settings.near_duplicates != "off":
-            near = duplicates.near_duplicates(self.signatures(parts, split), settings.near_threshold) & ~repeated
+            near = self.near_duplicates(parts, split, repeated, hashes)
             self.report.count_duplicates(near=int(near.sum()))
             if settings.near_duplicates == "drop":
-                self.drop("near_duplicates", keep, split, near | repeated)
-        for name in ("validation", "test"):
-            if len(joined[name]):
-                self.report.count_leaks(
-                    name, int(duplicates.leaked(joined["train"], joined[name]).sum()), len(joined[name])
-                )
+                self.drop("near_duplicates", keep, split, near)
+        for index, name in enumerate(SPLITS[1:], 1):
+            held = np.concatenate([read_array(part, "_inputs")[split[part] == index] for part in parts] or [hashes[:0]])
+            if len(held):
+                train = (read_array(part, "_inputs")[split[part] == 0] for part in parts)
+                self.report.count_leaks(name, int(duplicates.leaked(train, held).sum()), len(held))
         if settings.outliers:
             self.drop_outliers(parts, keep, split, settings.outliers)
         return keep
+
+    def train_hashes(self, name: str, split: dict[Path, np.ndarray]) -> np.ndarray:  # (training rows,) uint64
+        """In one array and nothing beside it: of many millions of rows a second copy would be felt."""
+        hashes = np.empty(sum(int((one == 0).sum()) for one in split.values()), dtype=np.uint64)
+        start = 0
+        for part, one in split.items():
+            mine = read_array(part, name)[one == 0]
+            hashes[start : start + len(mine)] = mine
+            start += len(mine)
+        return hashes
 
     def drop(
         self, rule: str, keep: dict[Path, np.ndarray], split: dict[Path, np.ndarray], train_rows: np.ndarray
@@ -142,8 +166,14 @@ class Preparation:
                     values = {field.column: row[field.name] for field in self.used}
                     stream.write(_line(quarantine.record(row["_file"], row["_row"], rule, values, bad=False)))
 
-    def signatures(self, parts: list[Path], split: dict[Path, np.ndarray]) -> np.ndarray:  # (training rows, 128) uint32
-        texts = [field for field in self.used if field.config.type == "text"]
+    def near_duplicates(
+        self, parts: list[Path], split: dict[Path, np.ndarray], repeated: np.ndarray, hashes: np.ndarray
+    ) -> np.ndarray:  # -> (training rows,) bool
+        """Rows whose texts resemble those of an earlier row with the same other inputs. Blank texts resemble nothing.
+
+        Exact copies (`repeated`) are another rule's business; those of a near duplicate share its fate.
+        """
+        texts = [field.name for field in self.used if field.config.type == "text"]
         if not texts:
             raise bad_field(
                 "data.cleaning.near_duplicates",
@@ -151,12 +181,27 @@ class Preparation:
                 "a text among the fields",
                 "write near_duplicates: off",
             )
-        rows = [
-            duplicates.minhash("\n".join(value or "" for value in values))
-            for part in parts
-            for values in zip(*(_train_values(part, field.name, split[part]) for field in texts), strict=True)
-        ]
-        return np.stack(rows) if rows else np.zeros((0, 128), dtype=np.uint32)
+        beside = [field.name for field in self.used if field.name not in texts and not field.output]
+        places: list[int] = []
+        signatures: list[np.ndarray] = []
+        others: list[int] = []
+        place = 0
+        for part in parts:
+            values = {name: _train_values(part, name, split[part]) for name in [*texts, *beside]}
+            rest = duplicates.row_hashes({name: values[name] for name in beside}) if beside else None
+            for row, said in enumerate(zip(*(values[name] for name in texts), strict=True)):
+                text = "\n".join(value or "" for value in said)
+                if not repeated[place] and not text.isspace() and text:
+                    places.append(place)
+                    signatures.append(duplicates.minhash(text))
+                    others.append(0 if rest is None else int(rest[row]))
+                place += 1
+        near = np.zeros(len(repeated), dtype=bool)
+        if places:
+            threshold = self.config.cleaning.near_threshold
+            found = duplicates.near_duplicates(np.stack(signatures), threshold, np.array(others, dtype=np.uint64))
+            near[np.array(places)[found]] = True
+        return near | (repeated & np.isin(hashes, hashes[near]))
 
     def drop_outliers(
         self, parts: list[Path], keep: dict[Path, np.ndarray], split: dict[Path, np.ndarray], threshold: float
@@ -171,10 +216,10 @@ class Preparation:
 
     # --------------------------------------------------------------------------------------------------------- 3 fit
 
-    def fit(self, parts: list[Path], keep: dict[Path, np.ndarray]) -> dict[str, Any]:
+    def fit(self, used: list[Used], parts: list[Path], keep: dict[Path, np.ndarray]) -> dict[str, Any]:
         """Step 3: every field's codec, fitted on the training rows that stay."""
         codecs = {}
-        for field in self.used:
+        for field in used:
             path = self.folder / "fields" / f"{field.name}.json"
             if path.exists():
                 codecs[field.name] = field.module.Codec.from_json(field.config, read_json(path))
@@ -189,15 +234,30 @@ class Preparation:
         return codecs
 
     def values(self, field: Used, parts: list[Path], keep: dict[Path, np.ndarray]) -> Iterator[Any]:
-        empty = True
-        for part in parts:
-            table = read_rows(part, [field.name, "_split"])
-            wanted = keep[part] & (table.column("_split").to_numpy() == 0)
-            for value in table.column(field.name).filter(pa.array(wanted)).to_pylist():
-                empty = False
-                yield value
-        if empty:
+        """A field's training values; of more than its codec wants to see a sample that is spread over all of them."""
+        train = {part: keep[part] & (read_array(part, "_split") == 0) for part in parts}
+        if not any(mask.any() for mask in train.values()):
             raise nothing_left()
+        share = self.share(field, train)
+        start = 0
+        chosen: dict[Path, np.ndarray] = {}
+        for part, mask in train.items():
+            # By place and not by content: copies of a row must not all come, or all stay away.
+            place = mixed(np.arange(start, start + len(mask), dtype=np.uint64), SAMPLE_KEY)
+            chosen[part] = mask & (place / 2.0**64 < share)
+            start += len(mask)
+        for part, mask in chosen.items() if any(mask.any() for mask in chosen.values()) else train.items():
+            yield from read_rows(part, [field.name]).column(field.name).filter(pa.array(mask)).to_pylist()
+
+    def share(self, field: Used, train: dict[Path, np.ndarray]) -> float:
+        """Of the training rows, how many a field's codec wants to see."""
+        codec = field.module.Codec
+        if (rows := getattr(codec, "SAMPLE", None)) is not None:
+            return rows / max(sum(int(mask.sum()) for mask in train.values()), 1)
+        if (wanted := getattr(codec, "SAMPLE_CHARACTERS", None)) is None:
+            return 1.0
+        columns = (read_rows(part, [field.name]).column(field.name).filter(pa.array(train[part])) for part in train)
+        return wanted / max(sum(pc.sum(pc.utf8_length(column)).as_py() or 0 for column in columns), 1)
 
     # -------------------------------------------------------------------------------------------------------- 4 encode
 
@@ -232,8 +292,8 @@ class Encode:
 
     def __call__(self, task: tuple[Path, np.ndarray]) -> tuple[Path, dict[str, int], dict[tuple[str, str], int]]:
         part, keep = task
-        table = read_rows(part, None)
-        split = table.column("_split").to_numpy()
+        table = read_rows(part, list(self.codecs))
+        split = read_array(part, "_split")
         written: dict[str, int] = {}
         counts: Counter[tuple[str, str]] = Counter()
         for index, name in enumerate(SPLITS):
@@ -263,6 +323,12 @@ def read_rows(part: Path, columns: list[str] | None) -> pa.Table:
     return table if columns is None else table.select(columns)
 
 
+def read_array(part: Path, column: str) -> np.ndarray:
+    """A column of numbers of a part."""
+    array: np.ndarray = read_rows(part, [column]).column(column).to_numpy()
+    return array
+
+
 def _train_values(part: Path, column: str, split: np.ndarray) -> list[Any]:
     values: list[Any] = read_rows(part, [column]).column(column).filter(pa.array(split == 0)).to_pylist()
     return values
@@ -273,10 +339,24 @@ def _train_rows(part: Path, columns: list[str], split: np.ndarray) -> list[dict[
     return rows
 
 
-def _size(file: Path) -> int:
-    return (
-        sum(path.stat().st_size for path in file.rglob("*") if path.is_file()) if file.is_dir() else file.stat().st_size
-    )
+def _size(file: Path, used: list[Used], unit: sources.Unit) -> int:
+    """Bytes of a table and of the pictures that its rows name, those estimated from its first rows."""
+    if file.is_dir():
+        return sum(path.stat().st_size for path in file.rglob("*") if path.is_file())
+    size = file.stat().st_size
+    columns = [field.column for field in used if field.module.Codec.PATHS]
+    if not columns or not size:
+        return size
+    rows = sources.peek(file, unit=unit)
+    written = sum(len(str(value)) + 1 for row in rows for value in row.values.values())
+    paths = (named(file, row.values.get(column)) for row in rows for column in columns)
+    beside = sum(os.path.getsize(path) for path in paths if isinstance(path, str) and os.path.isfile(path))
+    return size + size * beside // max(written, 1)
+
+
+def _cores() -> int:
+    """Those that this process may use: in a container not all that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -6,27 +6,33 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
-import os
-from collections import Counter
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from dougong.core.artefacts import read_json, read_manifest
+from dougong.core.artefacts import begin_folder, discard, read_json, read_manifest
 from dougong.core.config import Fraction, config, dump
 from dougong.core.errors import ArtefactError, DataError, bad_field, nearest
 from dougong.core.locks import lock
-from dougong.data import cleaning, quarantine, sources
+from dougong.data import cleaning, sources
 from dougong.data.cleaning import Config as Cleaning
 from dougong.data.preparation import Preparation
 from dougong.data.report import DataReport
-from dougong.data.rows import SPLITS, Chunk, Cleaner, Used, beside, chunked, nothing_left, one_class
-from dougong.data.shards import Split
+from dougong.data.rows import SPLITS, Used
+from dougong.data.shards import Split, check_bytes, damaged
+from dougong.data.watched import SourceFiles, own_files
 
 Paths = str | tuple[str, ...]
+
+PACKAGES = ("ftfy", "pillow", "py3langid", "pyarrow", "tokenizers")  # whose other version may read or cut otherwise
+ABANDONED = 7 * 24 * 3600  # seconds after which a preparation that did not end will not be gone on with
 
 
 @config
@@ -69,51 +75,69 @@ def rooted(config: Config, base: Path) -> Config:
     def absolute(paths: Paths | None) -> Paths | None:
         if paths is None:
             return None
-        return str(base / paths) if isinstance(paths, str) else tuple(str(base / path) for path in paths)
+        return placed(paths, base) if isinstance(paths, str) else tuple(placed(path, base) for path in paths)
 
     train = absolute(config.train)
     assert train is not None
     return dataclasses.replace(config, train=train, validation=absolute(config.validation), test=absolute(config.test))
 
 
+def placed(path: str, base: Path) -> str:
+    """A path or pattern from the recipe's folder on, whose own name may look like a pattern: `proj[1]`."""
+    literal = base / path
+    return str(literal if literal.exists() else Path(glob.escape(str(base))) / path)
+
+
 class Prepared:
-    """A finished preparation: splits of encoded rows, the fitted codecs, the data report."""
+    """A finished preparation: splits of encoded rows, the fitted codecs, the data report.
+
+    Opening it looks at sizes only. The bytes of a file are checked when it is first read in a process, or by `verify`.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        manifest = read_manifest(folder)
+        try:
+            manifest = read_manifest(folder)
+        except ArtefactError as error:
+            raise ArtefactError(
+                f"{str(error).split(' Fix: ')[0]} Fix: delete {folder}: it is prepared again."
+            ) from None
+        self.files = manifest.files
         self.rows: dict[str, dict[str, int]] = manifest.meta["rows"]  # split -> part file -> rows
         self.key: str = manifest.meta["key"]
-        self.contents: str = manifest.meta["contents"]
-        for (
-            name,
-            expected,
-        ) in manifest.files.items():  # the bytes are checked by `verify`: here an epoch must start at once
+        self.contents: str | None = manifest.meta.get("contents")
+        for name, expected in self.files.items():
             path = folder / name
-            if not path.exists() or path.stat().st_size != expected.bytes:
-                raise ArtefactError(
-                    f"{path}: missing, or not of the size it was written with. "
-                    f"Fix: delete {folder}; it is prepared again."
-                )
+            if not path.is_file() or path.stat().st_size != expected.bytes:
+                raise damaged(path, folder, "missing, or not of the size it was written with")
 
     def split(self, name: str) -> Split:
         parts = self.rows.get(name, {})
-        return Split(name, [self.folder / name / part for part in parts], list(parts.values()))
+        written = [self.files[f"{name}/{part}"] for part in parts]
+        return Split(name, [self.folder / name / part for part in parts], list(parts.values()), written)
 
     def codec_json(self, field: str) -> dict[str, Any]:
-        saved: dict[str, Any] = read_json(self.folder / "fields" / f"{field}.json")
+        saved: dict[str, Any] = self._json(f"fields/{field}.json")
         return saved
 
     @cached_property
     def report(self) -> DataReport:
-        return DataReport.from_json(read_json(self.folder / "report.json"))
+        return DataReport.from_json(self._json("report.json"))
+
+    def _json(self, name: str) -> Any:
+        check_bytes(self.folder / name, self.files[name], self.folder)
+        return read_json(self.folder / name)
+
+    def verify(self) -> None:
+        """Check every byte, whatever was checked before. Raises an ArtefactError that names the damaged file."""
+        for name, expected in self.files.items():
+            check_bytes(self.folder / name, expected, self.folder, again=True)
 
 
 def prepare(
     config: Config,
     used: list[Used],
     *,
-    seed: int,
     known: str | None = None,
     workers: int | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -125,9 +149,10 @@ def prepare(
     """
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
-    check_columns(files, used)
+    check_columns(files, used, config.text_rows)
     cache = Path(config.cache)
-    contents = content_hash(config, files, used, seed)
+    material = SourceFiles(files, used, config.text_rows)
+    contents = content_hash(config, files, used, material)
     key = key_of(contents, used)
     if known and known != key and (cache / known).is_dir():
         earlier = Prepared(cache / known)
@@ -137,12 +162,49 @@ def prepare(
     if not final.is_dir():
         with lock(cache / f"{key}.lock"):
             if not final.is_dir():
-                partial = cache / f"{key}.partial"
-                Preparation(config, files, used, seed, partial, workers, say).run(final, key, contents)
+                # The state is in its name: what was read of files that changed since is not gone on with.
+                partial = cache / f"{key}.{material.state()}.partial"
+                with only_unchanged(material, partial) as unchanged:
+                    work = Preparation(config, files, used, partial, workers, say)
+                    work.run(final, key, contents, unchanged)
+                sweep(cache, key)
     return Prepared(final)
 
 
-def check_columns(files: dict[str, list[Path]], used: list[Used]) -> None:
+def sweep(cache: Path, key: str) -> None:
+    """Remove what failed or was killed half-way and will not be gone on with: of this key, whose lock is held, and after
+    a week of any other. The locks stay: to delete one would let two holders in."""
+    for partial in sorted(cache.glob("*.partial")):
+        other = partial.name.partition(".")[0]
+        try:
+            if other == key:
+                discard(partial)
+            elif time.time() - max(path.stat().st_mtime for path in (partial, *partial.iterdir())) > ABANDONED:
+                with lock(cache / f"{other}.lock"):
+                    discard(partial)
+        except (FileNotFoundError, ArtefactError):
+            continue  # somebody just ended it, or goes on with it
+
+
+@contextmanager
+def only_unchanged(material: SourceFiles, partial: Path) -> Iterator[Callable[[], None]]:
+    """What is made of files that changed meanwhile must never stand under the hash that they had."""
+
+    def unchanged() -> None:
+        try:
+            material.unchanged()
+        except DataError:
+            discard(partial)
+            raise
+
+    try:
+        yield unchanged
+    except (DataError, OSError):
+        unchanged()  # a file that is being rewritten looks damaged: that it changed is the truer word
+        raise
+
+
+def check_columns(files: dict[str, list[Path]], used: list[Used], unit: sources.Unit) -> None:
     """Every column that a field names stands in every file that tells its columns, and its own files exist."""
     problems = [
         f"{path}: no such file, named by {field.name}. Fix: correct the path."
@@ -151,7 +213,7 @@ def check_columns(files: dict[str, list[Path]], used: list[Used]) -> None:
         if not path.is_file()
     ]
     for file in sorted({file for group in files.values() for file in group}):
-        present = sources.columns(file)
+        present = sources.columns(file, unit=unit, wanted={field.column for field in used})
         for field in used:
             if present and field.column not in present:
                 near = nearest(field.column, present)
@@ -165,96 +227,64 @@ def check_columns(files: dict[str, list[Path]], used: list[Used]) -> None:
         raise DataError("\n".join(problems[:5]))
 
 
-def content_hash(config: Config, files: dict[str, list[Path]], used: list[Used], seed: int) -> str:
-    """What the prepared data is made of, hashed: contents and settings."""
-    digest = hashlib.sha256()
-    fields = [[field.name, field.output, dump(field.config)] for field in used]
+def content_hash(
+    config: Config, files: dict[str, list[Path]], used: list[Used], material: SourceFiles | None = None
+) -> str:
+    """What the prepared data is made of, hashed: contents and settings. `material` remembers how the files were."""
+    material = material or SourceFiles(files, used, config.text_rows)
     settings = {
         "cleaning": dump(config.cleaning),
         "fractions": config.fractions,
         "unit": config.text_rows,
-        "seed": seed,
-        "fields": fields,
+        "fields": [[field.name, field.output, dump(field.config)] for field in used],
     }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for name, group in files.items():
-        for file in group:
-            digest.update(f"{name}:{file.name}".encode())
-            for path in (file, *named_files(file, used, config.text_rows)):
-                digest.update(file_hash(path).encode())
-    for path in (path for field in used for path in own_files(field)):
-        digest.update(file_hash(path).encode())
-    return digest.hexdigest()[:24]
+    text = json.dumps(settings, sort_keys=True) + material.digest()
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def key_of(contents: str, used: list[Used]) -> str:
-    """The name of a preparation: what it is made of, and the code that makes it."""
+    """The name of a preparation: what it is made of, and the code that makes it, other people's included."""
     digest = hashlib.sha256(contents.encode())
-    folder = Path(__file__).parent
-    code = [*sorted(folder.glob("*.py")), *sorted({Path(str(field.module.__file__)) for field in used})]
-    for path in code:
+    data, fields = Path(__file__).parent, Path(__file__).parents[1] / "fields"  # all: one field may use another's code
+    own = {Path(str(field.module.__file__)) for field in used}
+    for path in sorted({*data.glob("*.py"), *fields.glob("*.py"), *own}):
         digest.update(path.read_bytes())
+    for package in PACKAGES:
+        digest.update(f"{package} {installed(package)}\n".encode())
     return digest.hexdigest()[:24]
 
 
-def own_files(field: Used) -> list[Path]:
-    """Files that a field's config names: a finished tokenizer."""
-    files: list[Path] = field.module.files(field.config) if hasattr(field.module, "files") else []
-    return files
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
-def named_files(file: Path, used: list[Used], unit: sources.Unit) -> Iterator[Path]:
-    """The files that a table's rows name (images): other contents are other data. A folder is hashed as a whole."""
-    columns = [field.column for field in used if field.module.Codec.PATHS]
-    if not columns or file.is_dir():
-        return
-    if not any(isinstance(row.values.get(column), str) for row in sources.peek(file, unit=unit) for column in columns):
-        return  # a table that holds the images themselves need not be read twice
-    for row in sources.read_rows(file, unit=unit):
-        values = [row.values.get(column) for column in columns] if isinstance(row, sources.Row) else []
-        for value in values:
-            if isinstance(value, str) and os.path.isfile(path := beside(file, value.strip())):
-                yield Path(path)
-
-
-def file_hash(file: Path) -> str:
-    """sha256 of a file, or of the names and contents in a folder."""
-    if file.is_dir():
-        inner = sorted(path for path in file.rglob("*") if path.is_file())
-        listing = "".join(f"{path.relative_to(file)}:{file_hash(path)}" for path in inner)
-        return hashlib.sha256(listing.encode()).hexdigest()
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def inspect(config: Config, used: list[Used], *, seed: int) -> DataReport:
-    """Read, clean and split all rows as `prepare` would, and keep only the report. Raises DataError as it does."""
+def inspect(config: Config, used: list[Used]) -> DataReport:
+    """Look at all rows with the first steps of `prepare`, in a folder that is thrown away. Raises DataError as it does."""
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
-    check_columns(files, used)
-    cleaner = Cleaner(config, used, seed, Path())
-    report = DataReport()
-    bad: Counter[str] = Counter()
-    classes: dict[str, set[object]] = {
-        field.name: set() for field in used if field.output and field.config.type == "category"
-    }
-    for split, rows in chunked(files, config.text_rows, used):
-        part, refused, kept = cleaner.rows(Chunk(0, split, rows))
-        report.merge(part)
-        bad.update(record["reason"] for record in refused if record["bad"])
-        for name, seen in classes.items():
-            seen.update(row.values[name] for row in kept if row.split == 0 and len(seen) < 2)
-    quarantine.check(report.rows_read, bad, config.cleaning.max_bad, Path("data.train"))
-    if not report.kept["train"]:
-        raise nothing_left()
-    for name, seen in classes.items():
-        if len(seen) < 2:
-            raise one_class(next(field for field in used if field.name == name), sorted(map(str, seen)))
-    return report
+    check_columns(files, used, config.text_rows)
+    folder = begin_folder(Path(config.cache) / "check")
+    try:
+        return Preparation(config, files, used, folder, None, lambda _: None).look()
+    finally:
+        discard(folder)
 
 
 def find_files(config: Config) -> dict[str, list[Path]]:
-    """The files of each split that is named."""
-    return {
+    """The files of each split that is named; a file that stands in two of them is refused."""
+    files = {
         name: sources.find_files(paths, Path.cwd()) for name in SPLITS if (paths := getattr(config, name)) is not None
     }
+    owner: dict[Path, str] = {}
+    for name, group in files.items():
+        for file in group:
+            first = owner.setdefault(file.resolve(), name)
+            if first != name:
+                raise DataError(
+                    f"{file}: it stands in data.{first} and in data.{name}: what is learnt from it cannot test it. "
+                    f"Fix: write data.{first} so that it leaves this file out, or remove data.{name}."
+                )
+    return files

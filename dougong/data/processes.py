@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dougong.core.errors import MachineError
 
@@ -26,11 +26,11 @@ def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iter
         return
     waiting: deque[Future[R]] = deque()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(function,)) as pool:
         try:
             for task in tasks:
                 with _without_main():
-                    waiting.append(pool.submit(function, task))
+                    waiting.append(pool.submit(_work, task))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -40,6 +40,20 @@ def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iter
                 "a process that prepares data died (killed, or out of memory). "
                 "Fix: run it again; it goes on where it was."
             ) from None
+
+
+_function: Callable[[Any], Any]
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    """What a process of the pool does first: take the function, which would be long to send with each task."""
+    global _function
+    _function = function
+    _end_with_parent()
+
+
+def _work(task: Any) -> Any:
+    return _function(task)
 
 
 def _end_with_parent() -> None:

@@ -1,11 +1,11 @@
 """Step 1 of a preparation: files -> clean rows, chunk by chunk, each chunk in any process.
 
-Rows read = rows kept + rows refused: what cannot be used gets a line for the quarantine.
+Rows read = rows kept + rows refused: what cannot be used gets a line for the quarantine. A chunk is handled column by
+column, for a rule that has nothing to do in a column can then say so at once.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,20 +13,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from dougong.core.artefacts import write_file, write_json
 from dougong.core.config import dump
-from dougong.core.errors import DataError
-from dougong.data import cleaning, duplicates, quarantine, sources, splitting
+from dougong.core.errors import DataError, shown
+from dougong.data import cleaning, duplicates, quarantine, sources
 from dougong.data.report import DataReport
+from dougong.data.splitting import SPLITS, split_of
 
 if TYPE_CHECKING:
     from dougong.data.prepare import Config
 
-SPLITS = ("train", "validation", "test")
+KNOWN = 1000  # texts of a column that need not be read twice
 CHUNK_ROWS, CHUNK_BYTES = 20_000, 8 << 20  # a chunk ends at whichever comes first
-PICTURE_BYTES = 8 << 10  # what an image counts for at least: its pixels are many times its file
 
 
 @dataclass(frozen=True)
@@ -57,47 +58,99 @@ def restored(name: str, kind: str, output: bool, column: str, plain: dict[str, A
     return Used(name, config, output, module)
 
 
-def chunked(
-    files: dict[str, list[Path]], unit: sources.Unit, used: list[Used]
-) -> Iterator[tuple[str, list[sources.Row | sources.BadRow]]]:
-    """The rows of all files in pieces of bounded size, each with its split."""
-    pictures = frozenset(field.column for field in used if field.module.Codec.PATHS)
-    for split, group in files.items():
-        for file in group:
-            chunk: list[sources.Row | sources.BadRow] = []
-            size = 0
-            for row in sources.read_rows(file, unit=unit):
-                chunk.append(row)
-                size += _row_size(row, file, pictures)
-                if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
-                    yield split, chunk
-                    chunk, size = [], 0
-            if chunk:
-                yield split, chunk
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one file: the columns that the fields use, the number of each row, and the bad rows between them."""
+
+    file: str
+    columns: dict[str, list[object]]
+    numbers: list[int]
+    bad: list[sources.BadRow]
 
 
 @dataclass(frozen=True)
 class Chunk:
     index: int
     split: str
-    rows: list[sources.Row | sources.BadRow]
+    rows: Piece
 
 
-class Kept(NamedTuple):
-    """A row that can be used: its clean values by field, and where it comes from."""
+def chunked(files: dict[str, list[Path]], unit: sources.Unit, used: list[Used]) -> Iterator[tuple[str, Piece]]:
+    """The rows of all files in pieces of bounded size, each with its split."""
+    names = {field.column for field in used}
+    for split, group in files.items():
+        for file in group:
+            yield from (
+                (split, piece) for piece in _pieces(file, sources.read_blocks(file, unit=unit, used=names), used)
+            )
 
-    values: dict[str, object]
-    hash: int
-    split: int  # index in SPLITS
-    file: str
-    number: int
+
+def _pieces(file: Path, blocks: Iterator[sources.Block], used: list[Used]) -> Iterator[Piece]:
+    """Blocks joined and cut into pieces that end at CHUNK_ROWS or CHUNK_BYTES."""
+    piece, rows, size = _empty(file, used), 0, 0
+    for block in blocks:
+        piece.bad.extend(block.bad)
+        rows, size = rows + len(block.bad), size + sum(len(row.raw) for row in block.bad)
+        ends = np.cumsum(_sizes(file, block, used))  # (N,) bytes of the first rows
+        start = before = 0
+        while start < len(block.numbers):
+            fits = (
+                int(np.searchsorted(ends, before + CHUNK_BYTES - size, side="left")) + 1
+            )  # the one that fills it, too
+            stop = min(len(block.numbers), fits, start + CHUNK_ROWS - rows)
+            stop = max(stop, start + 1)
+            for name, column in piece.columns.items():
+                column.extend(block.columns[name][start:stop])
+            piece.numbers.extend(block.numbers[start:stop])
+            rows, size = rows + stop - start, size + int(ends[stop - 1]) - before
+            start, before = stop, int(ends[stop - 1])
+            if rows >= CHUNK_ROWS or size >= CHUNK_BYTES:
+                yield piece
+                piece, rows, size = _empty(file, used), 0, 0
+        if rows >= CHUNK_ROWS or size >= CHUNK_BYTES:  # of bad rows
+            yield piece
+            piece, rows, size = _empty(file, used), 0, 0
+    if rows:
+        yield piece
+
+
+def _empty(file: Path, used: list[Used]) -> Piece:
+    return Piece(str(file), {field.column: [] for field in used}, [], [])
+
+
+def _sizes(file: Path, block: sources.Block, used: list[Used]) -> np.ndarray:  # (N,) int64
+    """About how many bytes each row takes; a picture as many as its pixels, which are many times its file."""
+    sizes = np.zeros(len(block.numbers), dtype=np.int64)
+    for column in block.columns.values():
+        texts = set(map(type, column)) == {str}
+        sizes += np.fromiter(map(len if texts else _size, column), np.int64, len(column))  # type: ignore[arg-type]
+    for field in used:
+        if field.module.Codec.PATHS:
+            sizes += [field.module.Codec.footprint(named(file, v), field.config) for v in block.columns[field.column]]
+    return sizes
+
+
+def _size(value: object) -> int:
+    if isinstance(value, list | tuple):
+        return 8 + sum(map(_size, value))
+    if isinstance(value, dict):
+        return 8 + sum(_size(key) + _size(item) for key, item in value.items())
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
+class Cleaned(NamedTuple):
+    """What became of a chunk."""
+
+    report: DataReport
+    refused: list[dict[str, Any]]  # a line for the quarantine for each row that cannot be used
+    kept: pa.Table  # the values by field, and _hash, _inputs (hashes), _split (index in SPLITS), _file, _row
 
 
 class Cleaner:
     """Step 1 of one chunk, in any process: a part file and what to say about it."""
 
-    def __init__(self, config: Config, used: list[Used], seed: int, folder: Path):
-        self.config, self.seed, self.folder = config, seed, folder
+    def __init__(self, config: Config, used: list[Used], folder: Path):
+        self.config, self.folder = config, folder
         self.fields = [
             (field.name, field.config.type, field.output, field.column, dump(field.config)) for field in used
         ]
@@ -110,90 +163,88 @@ class Cleaner:
         part = self.folder / f"part-{chunk.index:05d}.arrow"
         if part.exists():
             return part
-        report, refused, kept = self.rows(chunk)
-        write_json(part.with_suffix(".json"), {"report": report.to_json(), "refused": refused})
-        self.write(part, kept)  # last: where it is, all of the part is
+        cleaned = self.clean(chunk)
+        write_json(part.with_suffix(".json"), {"report": cleaned.report.to_json(), "refused": cleaned.refused})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, cleaned.kept.schema) as writer:
+            writer.write_table(cleaned.kept)
+        write_file(part, [memoryview(sink.getvalue())])  # last: where it is, all of the part is
         return part
 
-    def rows(self, chunk: Chunk) -> tuple[DataReport, list[dict[str, Any]], list[Kept]]:
+    def clean(self, chunk: Chunk) -> Cleaned:
         """The rows of a chunk that can be used, what is to be said of them, and a line for each that cannot."""
-        report = DataReport()
-        refused: list[dict[str, Any]] = []
-        kept: list[Kept] = []
-        kinds = {field.column: field.config.type for field in self.used}
-        fractions = self.config.fractions
-        for row in chunk.rows:
-            report.read(1)
-            values = self.clean(row, kinds, report, refused)
-            if values is None:
-                continue
-            number = duplicates.row_hash(values, sorted(values))
-            split = splitting.split_of(number, fractions, self.seed) if chunk.split == "train" else chunk.split
-            kept.append(Kept(values, number, SPLITS.index(split), row.file, row.number))
-            report.row({field.column: values[field.name] for field in self.used}, kinds, split)
-        return report, refused, kept
+        piece, report = chunk.rows, DataReport()
+        report.read(len(piece.numbers) + len(piece.bad))
+        found = cleaning.clean_rows(
+            {field.name: piece.columns[field.column] for field in self.used},
+            {field.name: field.config.type for field in self.used},
+            self.config.cleaning,
+        )
+        report.changed.update({rule: len(rows) for rule, rows in found.changed.items()})
+        columns = {field.name: field.column for field in self.used}
+        bad = {row: f"column {shown(columns[name])}: {problem}" for row, (name, problem) in found.bad.items()}
+        dropped = dict(found.dropped)
+        values = self.parse(found.values, piece, bad, dropped)
+        refused = [quarantine.record(row.file, row.number, row.reason, row.raw, bad=True) for row in piece.bad]
+        for row in sorted({*bad, *dropped}):
+            raw = {name: column[row] for name, column in piece.columns.items()}
+            reason = bad.get(row) or dropped[row]
+            refused.append(quarantine.record(piece.file, piece.numbers[row], reason, raw, bad=row in bad))
+        for record in refused:
+            report.count_bad(record["reason"]) if record["bad"] else report.count_dropped(record["reason"], 1)
+        refused.sort(key=lambda record: record["row"])
+        left = [row for row in range(len(piece.numbers)) if row not in bad and row not in dropped]
+        if len(left) < len(piece.numbers):
+            values = {name: [column[row] for row in left] for name, column in values.items()}
+        return Cleaned(
+            report, refused, self.table(chunk, values, np.array(piece.numbers, dtype=np.int64)[left], report)
+        )
 
-    def clean(
-        self,
-        row: sources.Row | sources.BadRow,
-        kinds: dict[str, str],
-        report: DataReport,
-        refused: list[dict[str, Any]],
-    ) -> dict[str, object] | None:
-        """The row's values by field, parsed by their types; None (and a line for the quarantine) if it is not used."""
-        if isinstance(row, sources.BadRow):
-            refused.append(quarantine.record(row.file, row.number, row.reason, row.raw, bad=True))
-            report.count_bad(row.reason)
-            return None
-        cleaned = cleaning.clean(row.values, kinds, self.config.cleaning)
-        report.count_changed(cleaned.changed)
-        reason, bad = cleaned.bad or cleaned.dropped, cleaned.bad is not None
-        if cleaned.values is not None:
-            try:
-                return self.parse(cleaned.values, Path(row.file))
-            except Missing as error:
-                reason = str(error)
-            except ValueError as error:
-                reason, bad = str(error), True
-        refused.append(quarantine.record(row.file, row.number, str(reason), row.values, bad=bad))
-        if bad:
-            report.count_bad(str(reason))
-        else:
-            report.count_dropped(str(reason), 1)
-        return None
-
-    def parse(self, values: dict[str, object], file: Path) -> dict[str, object]:
-        result = {}
+    def parse(
+        self, columns: dict[str, list[object]], piece: Piece, bad: dict[int, str], dropped: dict[int, str]
+    ) -> dict[str, list[object]]:
+        """The values as their types read them. What they refuse, and rows without an answer, go to `bad` and `dropped`."""
+        result: dict[str, list[object]] = {}
+        file = Path(piece.file)
         for field in self.used:
-            value = values[field.column]
-            if field.module.Codec.PATHS and isinstance(value, str) and value:
-                value = beside(file, value)
-            try:
-                result[field.name] = field.parse(value)
-            except ValueError as error:
-                raise ValueError(f"column {field.column!r}: {error}") from None
-            if field.output and result[field.name] is None:
-                raise Missing(f"missing {field.column}")
+            parse, config, paths = field.module.Codec.parse, field.config, field.module.Codec.PATHS
+            parsed: list[object] = []
+            known: dict[object, object] = {}  # texts that stand in many rows, as categories do, are read once
+            for row, value in enumerate(columns[field.name]):
+                read = known.get(value) if isinstance(value, str) else None
+                if read is None and row not in bad and row not in dropped:
+                    try:
+                        read = parse(named(file, value) if paths else value, config)
+                    except ValueError as error:
+                        bad[row] = f"column {field.column!r}: {error}"
+                    else:
+                        if read is None and field.output:
+                            dropped[row] = f"missing {field.column}"
+                        if len(known) < KNOWN and isinstance(value, str) and not paths:
+                            known[value] = read
+                parsed.append(read)
+            result[field.name] = parsed
         return result
 
-    def write(self, part: Path, kept: list[Kept]) -> None:
+    def table(self, chunk: Chunk, values: dict[str, list[object]], numbers: np.ndarray, report: DataReport) -> pa.Table:
+        hashes = {name: duplicates.value_hashes(column) for name, column in values.items()}
+        inputs = {field.name: hashes[field.name] for field in self.used if not field.output}
+        whole = duplicates.joined_hashes(hashes)
+        asked = duplicates.joined_hashes(inputs) if inputs else whole
+        if chunk.split == "train":
+            split = split_of(asked, self.config.fractions)
+        else:
+            split = np.full(len(numbers), SPLITS.index(chunk.split), dtype=np.uint8)
+        counts = {
+            name: int(count) for name, count in zip(SPLITS, np.bincount(split, minlength=3), strict=True) if count
+        }
+        report.rows(values, {field.name: field.config.type for field in self.used}, counts, hashes)
         arrays = {
-            field.name: pa.array([row.values[field.name] for row in kept], type=field.module.Codec.RAW)
+            field.name: pa.array(values[field.name], type=field.module.Codec.RAW, from_pandas=False)
             for field in self.used
         }
-        arrays["_hash"] = pa.array([row.hash for row in kept], type=pa.uint64())
-        arrays["_split"] = pa.array([row.split for row in kept], type=pa.uint8())
-        arrays["_file"] = pa.array([row.file for row in kept], type=pa.string())
-        arrays["_row"] = pa.array([row.number for row in kept], type=pa.int64())
-        table = pa.table(arrays)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        write_file(part, [memoryview(sink.getvalue())])
-
-
-class Missing(Exception):  # noqa: N818 - it never leaves this file: a row without its answer is dropped, not bad
-    pass
+        file = pa.DictionaryArray.from_arrays(np.zeros(len(numbers), dtype=np.int8), [chunk.rows.file])
+        return pa.table({**arrays, "_hash": whole, "_inputs": asked, "_split": split, "_file": file, "_row": numbers})
 
 
 def nothing_left() -> DataError:
@@ -208,16 +259,11 @@ def one_class(field: Used, classes: list[str]) -> DataError:
     )
 
 
-def _row_size(row: sources.Row | sources.BadRow, file: Path, pictures: frozenset[str]) -> int:
-    if isinstance(row, sources.BadRow):
-        return len(row.raw)
-    size = sum(len(value) if isinstance(value, str | bytes) else 8 for value in row.values.values())
-    for value in (row.values.get(column) for column in pictures):
-        path = beside(file, value.strip()) if isinstance(value, str) else ""
-        size += max(PICTURE_BYTES, os.path.getsize(path) if os.path.isfile(path) else 0)
-    return size
+def named(file: Path, value: object) -> object:
+    """A value of a column of files: a text is the path of one."""
+    return beside(file, value.strip()) if isinstance(value, str) and value.strip() else value
 
 
-def beside(file: Path, named: str) -> str:
+def beside(file: Path, path: str) -> str:
     """The path that a row of a data file (or of a folder that is the table) names."""
-    return str((file if file.is_dir() else file.parent) / named)
+    return str((file if file.is_dir() else file.parent) / path)

@@ -8,18 +8,23 @@ metadata, ragged ones become large lists; both are read without a copy.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dougong.core.artefacts import write_file
+from dougong.core.artefacts import Written, open_regular, write_file
 from dougong.core.errors import ArtefactError
 from dougong.data.columns import Column, Columns, Ragged
+from dougong.data.watched import State
+
+_checked: dict[Path, tuple[State, Written]] = {}  # what this process has hashed: a second time it need not
 
 
 def write_shard(path: Path, columns: Columns) -> int:
@@ -39,10 +44,10 @@ def read_shard(path: Path) -> Columns:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
+    except FileNotFoundError:
+        raise damaged(path, path.parent, "it is missing") from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise ArtefactError(
-            f"{path}: not a shard that can be read ({error}). Fix: delete its folder; it is prepared again."
-        ) from None
+        raise damaged(path, path.parent, f"not a shard that can be read ({str(error)[:60]})") from None
     shapes = json.loads((table.schema.metadata or {}).get(b"shapes", b"{}"))
     return {name: _from_arrow(table.column(name), shapes.get(name)) for name in table.column_names}
 
@@ -66,17 +71,62 @@ def _from_arrow(chunked: pa.ChunkedArray, shape: list[int] | None) -> Column:
     return array.flatten().to_numpy().reshape(len(array), *shape)
 
 
-class Split:
-    """The rows of one split (train, validation, test) over its shards."""
+def check_bytes(path: Path, written: Written, folder: Path, *, again: bool = False) -> State:
+    """The state of a prepared file whose bytes are those that were written, else an ArtefactError; hashed only once."""
+    state = State.of(path)  # before its bytes
+    if not again and _checked.get(path) == (state, written):
+        return state
+    try:
+        with open_regular(path) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise damaged(path, folder, f"it cannot be read ({error.strerror})") from None
+    if (state.size, sha256) != (written.bytes, written.sha256):
+        raise damaged(path, folder, "its bytes are not those that were written (sha256)")
+    _checked[path] = state, written
+    return state
 
-    def __init__(self, name: str, paths: Sequence[Path], rows: Sequence[int]):
-        self.name, self.paths = name, list(paths)
+
+def damaged(path: Path, folder: Path, damage: str) -> ArtefactError:
+    return ArtefactError(f"{path}: {damage}. Fix: delete {folder}; it is prepared again.")
+
+
+class Shard(Mapping[str, Column]):
+    """The columns of one mapped file. Each look at one makes sure that the file still is the one that was mapped.
+
+    Reading a mapped file that was cut ends the process (SIGBUS); one written over gives other values without a word.
+    """
+
+    def __init__(self, path: Path, written: Written | None = None):
+        self.path = path
+        self.state = check_bytes(path, written, path.parent.parent) if written else State.of(path)
+        self.columns = read_shard(path)
+
+    def __getitem__(self, name: str) -> Column:
+        now = State.of(self.path)  # about a microsecond
+        if now != self.state:
+            change = f"it changed while it was read: {self.state.change(now)}"
+            raise damaged(self.path, self.path.parent.parent, change)
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+
+class Split:
+    """The rows of one split (train, validation, test) over its shards. `written`: what the file of each must be."""
+
+    def __init__(self, name: str, paths: Sequence[Path], rows: Sequence[int], written: Sequence[Written] = ()):
+        self.name, self.paths, self.written = name, list(paths), list(written)
         self.starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)  # first row of each shard, and the end
         self.rows = int(self.starts[-1])
 
     @cached_property
-    def shards(self) -> list[Columns]:
-        return [read_shard(path) for path in self.paths]
+    def shards(self) -> Sequence[Mapping[str, Column]]:
+        return [Shard(path, written) for path, written in zip_longest(self.paths, self.written)]
 
     def __getstate__(self) -> dict[str, object]:  # a worker process maps the files itself
         return {key: value for key, value in self.__dict__.items() if key not in ("shards", "_lengths")}
@@ -108,17 +158,26 @@ class Split:
         return known[name]
 
     def stream(self, name: str) -> Stream:
-        return Stream([shard[name] for shard in self.shards])
+        return Stream(self.shards, name)
 
 
 class Stream:
     """A ragged column read as one flat sequence over all shards, with the documents' borders kept."""
 
-    def __init__(self, columns: Sequence[Column]):
-        self.columns = [column for column in columns if isinstance(column, Ragged)]
+    def __init__(self, shards: Sequence[Mapping[str, Column]], name: str):
+        self.shards, self.name = [shard for shard in shards if isinstance(shard[name], Ragged)], name
         sizes = [int(column.offsets[-1] - column.offsets[0]) for column in self.columns]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.documents = np.concatenate([[0], np.cumsum([len(column) for column in self.columns])]).astype(np.int64)
+
+    @property
+    def columns(self) -> Iterator[Ragged]:
+        return (self.column(index) for index in range(len(self.shards)))
+
+    def column(self, index: int) -> Ragged:
+        column = self.shards[index][self.name]
+        assert isinstance(column, Ragged)
+        return column
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -128,7 +187,7 @@ class Stream:
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         pieces = []
         while start < stop:
-            column, base = self.columns[first], int(self.starts[first])
+            column, base = self.column(first), int(self.starts[first])
             end = min(stop, int(self.starts[first + 1]))
             origin = int(column.offsets[0])
             pieces.append(column.values[origin + start - base : origin + end - base])
@@ -140,7 +199,7 @@ class Stream:
         owner = np.searchsorted(self.starts, positions, side="right") - 1
         result = np.empty(len(positions), dtype=np.int64)
         for shard in np.unique(owner):
-            column, here = self.columns[shard], owner == shard
+            column, here = self.column(shard), owner == shard
             local = positions[here] - self.starts[shard] + column.offsets[0]
             result[here] = self.documents[shard] + np.searchsorted(column.offsets, local, side="right") - 1
         return result

@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from dougong.core.errors import DataError, bad_field, nearest
+from dougong.core.artefacts import verify_folder
+from dougong.core.errors import ArtefactError, DataError, bad_field, nearest
 from dougong.data.columns import Columns
-from dougong.evaluation.measure import read_predictions
-from dougong.metrics.intervals import Accumulator, Estimate, interval
+from dougong.evaluation.measure import KIND, read_predictions
+from dougong.fields import Field
+from dougong.metrics.intervals import SUMS_BYTES, Accumulator, Estimate, estimate, interval
 from dougong.metrics.metric import Metric
 from dougong.run import Run
 
 Batch = tuple[np.ndarray, Columns, Columns]
 """Row ids (N,) int64, predictions and targets of N rows."""
 REPLICATES = 5000  # the smallest p that can be told is 2 / 5001
+PASSES = 25  # over the predictions, each for as many replicates as fit into memory: an hour for a p-value helps nobody
 ALPHA = 0.05
 
 
@@ -57,9 +60,9 @@ class Comparison:
         width = max(len(name) for name in self.estimates)
         ranked = sorted(self.estimates.items(), key=lambda item: _rank(item[1].value, self.higher_is_better))
         lines = [f"{self.metric} ({'higher' if self.higher_is_better else 'lower'} is better)"]
-        for name, estimate in ranked:
-            span = f"95 % interval {estimate.low:.4f} to {estimate.high:.4f}"
-            lines.append(f"  {name:<{width}}  {estimate.value:.4f}  {span}, {estimate.rows:,} rows")
+        for name, found in ranked:
+            span = f"95 % interval {found.low:.4f} to {found.high:.4f}"
+            lines.append(f"  {name:<{width}}  {found.value:.4f}  {span}, {found.rows:,} rows")
         return "\n".join([*lines, *(pair.verdict for pair in self.pairs)])
 
     def to_json(self) -> dict[str, Any]:
@@ -82,11 +85,10 @@ def compare_estimates(
     if len(runs) < 2:
         raise bad_field("runs", list(runs), "at least two runs", "name another run to compare with")
     measured = {name: _measure(name, batches, metric, replicates, seed) for name, batches in runs.items()}
-    _require_same_rows({name: ids for name, (_, ids) in measured.items()})
-    accumulators = {name: accumulator for name, (accumulator, _) in measured.items()}
-    kept = min(len(each.sums[metric.name]) for each in accumulators.values())
-    values = {name: metric.value(each.sums[metric.name][:kept]) for name, each in accumulators.items()}  # (1 + R,) each
-    estimates = {name: each.results()[metric.name] for name, each in accumulators.items()}
+    _require_same_rows({name: each.ids for name, each in measured.items()})
+    estimates = {name: estimate(metric, each.values, each.counted) for name, each in measured.items()}
+    kept = min(len(each.values) for each in measured.values())
+    values = {name: each.values[:kept] for name, each in measured.items()}  # (1 + R,) each
     names = list(combinations(runs, 2))
     differences = [values[second] - values[first] for first, second in names]
     chances = [_two_sided(float(difference[0]), difference[1:]) for difference in differences]
@@ -94,7 +96,8 @@ def compare_estimates(
     for (first, second), difference, p, corrected in zip(names, differences, chances, holm(chances), strict=True):
         low, high = interval(float(difference[0]), difference[1:])
         rows = min(estimates[first].rows, estimates[second].rows)
-        verdict = _verdict(metric, first, second, (float(difference[0]), low, high), corrected, rows, len(names))
+        span, resamples = (float(difference[0]), low, high), int((~np.isnan(difference[1:])).sum())
+        verdict = _verdict(metric, first, second, span, corrected, rows, len(names), resamples)
         pairs.append(Pair(first, second, float(difference[0]), low, high, p, corrected, verdict))
     return Comparison(metric.name, metric.higher_is_better, estimates, tuple(pairs))
 
@@ -116,13 +119,52 @@ def compare_runs(runs: Sequence[Run], split: str, metric: str | None = None) -> 
             f"one of {', '.join(wanted)}",
             f"write {nearest(metric, list(wanted)) or next(iter(wanted))!r}",
         )
+    if metric is not None:
+        wanted = {metric: wanted[metric]}
+    for output in {output.name: output for output, _ in wanted.values()}.values():
+        _require_same_output(runs, output)
+    for run in runs:
+        _require_own_evaluation(run, split)
     results = []
     for name, (output, each) in wanted.items():
-        if metric in (None, name):
-            batches = {run: read_predictions(folder, output) for run, folder in folders.items()}
-            _require_same_targets(batches)
-            results.append(replace(compare_estimates(batches, each), metric=name))
+        batches = {run: read_predictions(folder, output) for run, folder in folders.items()}
+        _require_same_targets(batches)
+        results.append(replace(compare_estimates(batches, each), metric=name))
     return results
+
+
+def _require_same_output(runs: Sequence[Run], output: Field) -> None:
+    """A metric of two runs is one thing only where both tell the same classes of the same type."""
+    first = runs[0].folder.name
+    for run in runs[1:]:
+        mine = next((each for each in run.outputs if each.name == output.name), None)
+        if mine is None:
+            has = ", ".join(each.name for each in run.outputs)
+            raise DataError(
+                f"run {run.folder.name!r} has no output {output.name!r} as {first!r} has; it has {has}. "
+                "Fix: compare runs that have the same outputs."
+            )
+        if mine.config.type != output.config.type:
+            raise DataError(
+                f"output {output.name!r} is a {output.config.type} in run {first!r} and a {mine.config.type} in "
+                f"{run.folder.name!r}. Fix: compare runs that have the same outputs."
+            )
+        theirs, ours = (getattr(each.codec, "classes", []) for each in (output, mine))
+        if theirs != ours:
+            unlike = sorted({*theirs} ^ {*ours}) or ["their order"]
+            raise DataError(
+                f"output {output.name!r} has other classes in run {first!r} ({len(theirs):,}) than in "
+                f"{run.folder.name!r} ({len(ours):,}): {', '.join(unlike[:5])}. Fix: list the same classes in both recipes."
+            )
+
+
+def _require_own_evaluation(run: Run, split: str) -> None:
+    """Every byte of what was kept is checked, and that it speaks of the run's own data."""
+    folder = run.folder / "evaluations" / split
+    if verify_folder(folder, KIND).meta.get("data") != run.receipt["data"]["key"]:
+        raise ArtefactError(
+            f"{folder}: made with other data than that of the run. Fix: dougong evaluate {run.folder} --split {split}."
+        )
 
 
 def _require_same_targets(batches: Mapping[str, Sequence[Batch]]) -> None:
@@ -154,19 +196,41 @@ def holm(chances: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _measure(
-    name: str, batches: Iterable[Batch], metric: Metric, replicates: int, seed: int
-) -> tuple[Accumulator, np.ndarray]:
-    accumulator, seen = Accumulator([metric], replicates, seed), [np.zeros(0, dtype=np.int64)]
-    for row_ids, prediction, target in batches:
-        accumulator.update(row_ids, prediction, target)
-        seen.append(np.asarray(row_ids, dtype=np.int64))
-    ids = np.sort(np.concatenate(seen))
+@dataclass(frozen=True)
+class _Measured:
+    """One run under one metric: its value and those of the replicates (1 + R,), how many rows they speak of, which."""
+
+    values: np.ndarray
+    counted: int
+    ids: np.ndarray
+
+
+def _measure(name: str, batches: Iterable[Batch], metric: Metric, replicates: int, seed: int) -> _Measured:
+    """Replicates in blocks whose sums fit into memory; of each block only the values are kept."""
+    groups = [batch for batch in batches if len(batch[0])]
+    ids = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *(np.asarray(rows) for rows, _, _ in groups)]))
     doubled = int((ids[1:] == ids[:-1]).sum())
     if len(ids) == 0 or doubled:
         fault = f"{doubled:,} of {len(ids):,} row ids stand twice" if doubled else "no rows"
         raise DataError(f"run {name!r}: {fault}; expected every row once. Fix: evaluate the run again on one split.")
-    return accumulator, ids
+    block = _block(metric, groups[0])
+    replicates = min(replicates, PASSES * block)
+    values, counted = [], 0
+    for first in range(0, replicates, block):
+        accumulator = Accumulator([metric], min(block, replicates - first), seed, first)
+        for row_ids, prediction, target in groups:
+            accumulator.update(row_ids, prediction, target)
+        sums = accumulator.sums[metric.name]
+        values.append(metric.value(sums)[1 if first else 0 :])
+        counted = metric.counted(sums[0], accumulator.rows)
+    return _Measured(np.concatenate(values), counted, ids)
+
+
+def _block(metric: Metric, batch: Batch) -> int:
+    """How many replicates' sums fit into memory beside the plain ones."""
+    plain = Accumulator([metric], replicates=0)
+    plain.update(*batch)
+    return max(1, SUMS_BYTES // plain.sums[metric.name].nbytes - 1)
 
 
 def _require_same_rows(ids: Mapping[str, np.ndarray]) -> None:
@@ -183,18 +247,33 @@ def _require_same_rows(ids: Mapping[str, np.ndarray]) -> None:
 def _two_sided(difference: float, replicates: np.ndarray) -> float:
     """Twice the share of replicates on the other side of 0: below 0.05 just where the 95 % interval leaves 0 out."""
     defined = replicates[~np.isnan(replicates)]
-    if math.isnan(difference) or len(defined) == 0:
+    if math.isnan(difference) or _smallest(len(defined)) >= ALPHA:
         return math.nan
     other_side = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (other_side + 1) / (len(defined) + 1))
+    return min(1.0, _smallest(len(defined)) * (other_side + 1))
+
+
+def _smallest(resamples: int) -> float:
+    """The smallest p-value that so many resamples can show."""
+    return 2 / (resamples + 1)
 
 
 def _verdict(
-    metric: Metric, first: str, second: str, span: tuple[float, float, float], p: float, rows: int, pairs: int
+    metric: Metric,
+    first: str,
+    second: str,
+    span: tuple[float, float, float],
+    p: float,
+    rows: int,
+    pairs: int,
+    resamples: int,
 ) -> str:
     """A sentence that a person can read; its numbers count in favour of the run that is ahead."""
-    if math.isnan(p):
+    if math.isnan(span[0]):
         return f"{first} and {second} cannot be compared: {_spoken(metric)} is not defined on these {rows:,} rows."
+    if not p < ALPHA and pairs * _smallest(resamples) >= ALPHA:  # whatever the difference: so few cannot show it
+        few = f"{_spoken(metric)} could be computed in only {resamples:,} resamples of these {rows:,} rows"
+        return f"Whether {first} or {second} is better cannot be told: {few}. Look at another metric."
     difference, low, high = span
     if difference < 0:
         difference, low, high = -difference, -high, -low

@@ -8,6 +8,7 @@ bytes.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -54,12 +55,13 @@ class ReportContent:
         default_factory=dict
     )  # split -> metric -> value, low, high, rows
     log: Sequence[Record] = ()  # step, loss, val_loss, lr, tokens_per_second | rows_per_second, memory_bytes, grad_norm
-    samples: Sequence[Record] = ()  # {prompt, text} or {input, prediction, target}
+    samples: Sequence[Record] = ()  # {prompt, text} or {input, prediction, target, right: true, false, or null}
     confusion: Mapping[str, ConfusionMatrix] = field(default_factory=dict)  # by output
     calibration: Mapping[str, CalibrationCurve] = field(default_factory=dict)  # by output
     data: Record = field(default_factory=dict)  # rows, columns, warnings, …
     parameters: Mapping[str, int] = field(default_factory=dict)  # by part of the model
     recipe: str = ""  # as given
+    overrides: Sequence[str] = ()  # KEY=VALUE that the command line said beside it
     receipt: Record = field(default_factory=dict)
 
 
@@ -78,7 +80,7 @@ def render(content: ReportContent) -> str:
         ("samples", "Samples", _samples(content.samples)),
         ("data", "Data", _data(content.data)),
         ("model", "Model", _model(content.parameters)),
-        ("recipe", "Recipe", f'<pre class="recipe">{escape(content.recipe)}</pre>' if content.recipe else ""),
+        ("recipe", "Recipe", _recipe(content)),
         ("receipt", "Receipt", _details(content.receipt) if content.receipt else ""),
     ]
     shown = [part for part in parts if part[2]]
@@ -288,11 +290,10 @@ def _sample(sample: Record) -> str:
             str(sample["text"]).removeprefix(str(sample.get("prompt") or "")),
         )
         return f'<article class="card text"><b>{_text(prompt)}</b>{_text(text)}</article>'
-    mark = ""
-    if "prediction" in sample and "target" in sample:
-        right = sample["prediction"] == sample["target"]
+    mark, right = "", sample.get("right")
+    if right is not None:
         mark = f'<span class="mark {"right" if right else "wrong"}">{"right" if right else "different"}</span>'
-    return f'<article class="card">{mark}{_terms(sample)}</article>'
+    return f'<article class="card">{mark}{_terms({key: sample[key] for key in sample if key != "right"})}</article>'
 
 
 # ---------------------------------------------------------------------------------------- data, model, and plain values
@@ -313,6 +314,14 @@ def _model(parameters: Mapping[str, int]) -> str:
     lines = [(escape(part), f"{count:,}", _percent(count, total)) for part, count in parameters.items()]
     lines.append(("<b>all</b>", f"<b>{total:,}</b>", ""))
     return _table(("part", "parameters", "share"), lines, numeric=(1, 2))
+
+
+def _recipe(content: ReportContent) -> str:
+    if not content.recipe:
+        return ""
+    said = " ".join(f"-s {shlex.quote(item)}" for item in content.overrides)
+    beside = f"<p>Trained with <code>{escape(said)}</code>, which replaces what stands here:</p>" if said else ""
+    return f'{beside}<pre class="recipe">{escape(content.recipe)}</pre>'
 
 
 def _details(record: Record) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from dougong.core.devices import device_name
 from dougong.core.errors import Note
 from dougong.data.prepare import SPLITS, Prepared
+from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
 from dougong.evaluation.report import CalibrationCurve, ConfusionMatrix, ReportContent, write_report
 from dougong.model import Model
@@ -44,23 +45,25 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared) -> str:
 def write(path: Path, run: Run) -> None:
     """Write the report of a run from what stands in its folder."""
     evaluated = {split: read_measured(run.folder / "evaluations" / split) for split in run.evaluated_splits()}
-    shown = evaluated.get(run.held_out)
+    shown = evaluated.get(run.held_out or "")
     write_report(
         path,
         ReportContent(
             name=run.name,
             summary=sentence(run, shown),
+            parent=run.receipt["parent"] or "",
             metrics={
                 split: {name: estimate.to_json() for name, estimate in measured.metrics.items()}
                 for split, measured in evaluated.items()
             },
-            log=log_of(run.folder / "log.jsonl"),
+            log=log_of(run.folder / "log.jsonl", "tokens" if reads_text(run.recipe) else "rows"),
             samples=samples(run),
             confusion=confusions(run, shown),
             calibration=calibrations(shown),
             data=run.prepared.report.summary(),
             parameters=parameters_by_part(run.model),
             recipe=run.recipe.text,
+            overrides=run.receipt["overrides"],
             receipt=run.receipt,
         ),
     )
@@ -81,8 +84,13 @@ def sentence(run: Run, measured: Measured | None) -> str:
     return f"{head}, {body}; {told} (95 % interval {first.low:.4f} to {first.high:.4f})."
 
 
-def log_of(path: Path) -> list[dict[str, Any]]:
-    """The log as the report's charts take it: steps, with validation losses beside them."""
+def reads_text(recipe: Recipe) -> bool:
+    """Whether there are tokens: without text a token would be but another name for a row."""
+    return any(config.type == "text" for config in [*recipe.inputs.values(), *recipe.outputs.values()])
+
+
+def log_of(path: Path, unit: str) -> list[dict[str, Any]]:
+    """The log as the report's charts take it: steps and their speed in tokens or rows, validation losses beside them."""
     records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -91,15 +99,21 @@ def log_of(path: Path) -> list[dict[str, Any]]:
             continue
         seconds = max(record["step_seconds"], 1e-9)
         kept = {key: record[key] for key in ("step", "loss", "lr", "grad_norm", "memory_bytes") if key in record}
-        records.append(kept | {"tokens_per_second": record["tokens"] / seconds})
+        records.append(kept | {f"{unit}_per_second": record[unit] / seconds})
     return records
 
 
 def samples(run: Run) -> list[dict[str, Any]]:
     """What the model makes of a few held-out rows: continuations of beginnings, or predictions and what is right."""
-    split = run.prepared.split(run.held_out)
-    if not split.rows:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Note)  # a sample may well end where the model's positions do, or be cut
+        return _samples(run)
+
+
+def _samples(run: Run) -> list[dict[str, Any]]:
+    if run.held_out is None:
         return []
+    split = run.prepared.split(run.held_out)
     columns = split.take(np.linspace(0, split.rows - 1, min(SAMPLES, split.rows)).astype(np.int64))
     decoded = {
         field.name: field.codec.decode(_of(columns, field.name))
@@ -108,9 +122,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
     }
     if run.recipe.written and not run.inputs:
         prompts = [str(text)[:PROMPT_CHARACTERS] for text in decoded[run.recipe.written]]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Note)  # a sample may well end where the model's positions do
-            texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
+        texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
         return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     if len(decoded) < len(run.inputs) + len(run.outputs):
         return []
@@ -118,14 +130,23 @@ def samples(run: Run) -> list[dict[str, Any]]:
         {field.column: decoded[field.name][index] for field in run.inputs}
         for index in range(len(next(iter(decoded.values()))))
     ]
+    targets = [{field.name: decoded[field.name][index] for field in run.outputs} for index in range(len(rows))]
     return [
         {
-            "input": "\n".join(f"{column}: {value}" for column, value in row.items()),
-            "prediction": "\n".join(f"{name}: {said['value']}" for name, said in answer.items()),
-            "target": "\n".join(f"{field.name}: {decoded[field.name][index]}" for field in run.outputs),
+            "input": _lines(row),
+            "prediction": _lines({name: said["value"] for name, said in answer.items()}),
+            "target": _lines(target),
+            "right": None
+            if any(isinstance(value, float) for value in target.values())  # a number is near, or far, never right
+            else all(said["value"] == target[name] for name, said in answer.items()),
         }
-        for index, (row, answer) in enumerate(zip(rows, run.predict(rows), strict=True))
+        for row, target, answer in zip(rows, targets, run.predict(rows), strict=True)
     ]
+
+
+def _lines(values: dict[str, Any]) -> str:
+    said = {name: report.number(value) if isinstance(value, float) else value for name, value in values.items()}
+    return "\n".join(f"{name}: {value}" for name, value in said.items())
 
 
 def _of(columns: Any, name: str) -> Any:

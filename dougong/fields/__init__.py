@@ -6,6 +6,8 @@ Each file offers
     Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
     Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in)
+    ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
+    ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
 """
@@ -29,6 +31,13 @@ class FieldConfig:
 
     column: str | None = None  # the column of the data; the field's own name unless given
     weight: NonNegative = 1.0  # of its loss, where the field comes out
+
+
+def one_sided(module: ModuleType, part: str) -> tuple[str, ...]:
+    """The keys of a type that have no effect where its `part` (Encoder or Head) stands."""
+    if part == "Head":
+        return getattr(module, "ONLY_IN", ())
+    return ("weight", "loss", *getattr(module, "ONLY_OUT", ()))
 
 
 @dataclass(frozen=True)

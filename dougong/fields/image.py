@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,13 @@ from dougong.layers.features import Features
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of a progressive JPEG; each costs a pass over all pixels, and 1.5 kB of file: 200 MB would take hours
+SCAN = b"\xff\xda"  # a marker that the compressed bytes themselves cannot hold
 DEEP = ("I", "I;16", "I;16B", "F")  # PIL's modes of grey with more than 8 bits
 MAX_SIDE = 224  # pixels, unless the recipe gives a size: a photo's millions would make any model slow
+HEADER = 1 << 16  # bytes of a file that are read to find its size
 SAMPLE = 2_000  # images looked at for size, channels, mean and deviation
+Side = Annotated[Count, Field(le=4096)]  # a picture of 4096 x 4096 in colour takes 50 MB, each
 
 
 @config
@@ -51,7 +55,7 @@ class Config(FieldConfig):
     """An image. `size` is [height, width]; unless given, the most frequent one of the training rows, no side over 224."""
 
     type: Literal["image"] = "image"
-    size: tuple[Count, Count] | None = None
+    size: tuple[Side, Side] | None = None
     channels: Literal[1, 3] | None = None
     patch: Count | None = None  # side of the square that becomes one feature; the backbone's choice unless given
     augment: Augment = Augment()
@@ -62,6 +66,7 @@ class Codec:
 
     RAW = pa.large_binary()
     PATHS = True  # a text value is the path of a file, relative to the data file
+    SAMPLE: ClassVar[int | None] = SAMPLE  # rows to be fitted on
 
     def __init__(
         self,
@@ -99,6 +104,27 @@ class Codec:
         except Exception:  # the decoders raise OSError, SyntaxError, struct.error, MemoryError … for damage
             raise ValueError(f"a damaged {picture.format} image") from None
         return value
+
+    @staticmethod
+    def footprint(value: object, config: Config) -> int:
+        """Bytes of a picture's file and of its pixels once encoded, by its header alone; 0 if it cannot be read."""
+        size = 0
+        if isinstance(value, str):
+            if not os.path.isfile(value):
+                return 0
+            size = os.path.getsize(value)
+            if config.size is None:
+                with open(value, "rb") as stream:
+                    value = stream.read(HEADER)
+        if config.size is not None:
+            height, width = config.size
+        else:
+            try:
+                picture = _open(value) if isinstance(value, bytes) else None
+            except ValueError:
+                picture = None
+            height, width = _at_most((picture.height, picture.width)) if picture else (0, 0)
+        return size + height * width * (config.channels or 3)
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[bytes | None]) -> Codec:
@@ -164,6 +190,8 @@ def _open(data: bytes) -> Any:
             raise ValueError(f"not a {', '.join(FORMATS)} image, or damaged") from None
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width} × {picture.height} pixels; at most {MAX_PIXELS:,} are read")
+    if picture.format == "JPEG" and (scans := data.count(SCAN)) > MAX_SCANS:
+        raise ValueError(f"a JPEG image of {scans:,} scans; at most {MAX_SCANS} are read")
     return picture
 
 

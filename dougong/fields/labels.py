@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dougong.core.config import Count, Fraction, NonNegative, config
-from dougong.core.errors import bad_field
+from dougong.core.config import Count, Fraction, config
+from dougong.core.errors import DataError, bad_field
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig, category
 from dougong.layers.features import Features
@@ -23,6 +23,8 @@ from dougong.layers.losses import Loss, binary_cross_entropy_sum
 from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.classification import LabelsAccuracy, LabelsAUC, LabelsF1
 from dougong.metrics.metric import Metric
+
+MAX_LABELS = 10_000  # a row takes a byte for each, and as many scores
 
 
 @config
@@ -35,8 +37,14 @@ class Config(FieldConfig):
     separator: Annotated[str, Field(min_length=1)] = "|"
     threshold: Fraction = 0.5  # a label is given when its probability reaches this
     pool: PoolKind = "mean"
-    dropout: NonNegative = 0.0
+    dropout: Fraction = 0.0
     loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        category.check_classes(self, least=1)
+
+
+ONLY_OUT = ("threshold", "pool", "dropout")
 
 
 class Codec:
@@ -44,6 +52,7 @@ class Codec:
 
     RAW = pa.list_(pa.large_string())
     PATHS = False
+    SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all
 
     def __init__(self, config: Config, classes: Sequence[str]):
         self.config, self.classes = config, list(classes)
@@ -57,15 +66,18 @@ class Codec:
             value = _from_json(value) if value.startswith("[") else value.split((config or Config()).separator)
         if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
             raise ValueError("expected a list of names")
-        return sorted({name for item in value if (name := str(item).strip())})
+        return sorted({name for item in value if (name := category.Codec.parse(item))})
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[list[str] | None]) -> Codec:
         names = (name for value in values if value is not None for name in value)
-        counted = category.Codec.fit(
-            category.Config(column=config.column, classes=config.classes, min_count=config.min_count), names
-        )
-        return cls(config, counted.classes)
+        classes = list(category.counted(config, names, least=1))
+        if len(classes) > MAX_LABELS:
+            raise DataError(
+                f"column {config.column!r}: {len(classes):,} labels; expected at most {MAX_LABELS:,}. "
+                "Fix: raise min_count, which leaves out the rare ones, or list the classes."
+            )
+        return cls(config, classes)
 
     def encode(self, values: Sequence[list[str] | None]) -> tuple[Columns, dict[str, int]]:
         """{"indicators": (N, C) uint8}; and how many values were missing, and how many labels unseen."""

@@ -9,6 +9,7 @@ training rows (piecewise-linear encoding, Gorishniy et al. 2022), which lets a n
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dougong.core.config import NonNegative, config
+from dougong.core.config import Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.cleaning import MAX_NUMBER
 from dougong.data.columns import Columns
@@ -29,7 +30,7 @@ from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.metric import Metric
 from dougong.metrics.regression import MAE, MSE, R2, RMSE
 
-SAMPLE = 100_000  # values kept (evenly over the rows) for quantiles
+SAMPLE = 100_000  # values kept for quantiles, each of all as likely
 
 
 @config
@@ -42,8 +43,12 @@ class Config(FieldConfig):
         16  # quantile bins that an input is spread over; 0 = the plain value only
     )
     pool: PoolKind = "mean"
-    dropout: NonNegative = 0.0
+    dropout: Fraction = 0.0
     loss: Loss | None = None
+
+
+ONLY_IN = ("bins",)
+ONLY_OUT = ("pool", "dropout")
 
 
 class Codec:
@@ -51,6 +56,7 @@ class Codec:
 
     RAW = pa.float64()
     PATHS = False
+    SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all
 
     def __init__(self, config: Config, mean: float, std: float, quantiles: Sequence[float]):
         self.config, self.mean, self.std = config, mean, std
@@ -66,17 +72,23 @@ class Codec:
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[float | None]) -> Codec:
-        """Mean and deviation over all values (of their logarithm for `log`), quantiles over an even sample of them."""
+        """Mean and deviation over all values (of their logarithm for `log`), quantiles over a sample of them, and both ends."""
         count, mean, square = 0, 0.0, 0.0
+        low, high = math.inf, -math.inf
         sample: list[float] = []
-        stride = 1
+        chooser, weight, following = random.Random(0), 1.0, SAMPLE  # Li 1994, algorithm L: draws only what it keeps
         for value in values:
             if value is None:
                 continue
-            if count % stride == 0:
+            if len(sample) < SAMPLE:
                 sample.append(value)
-                if len(sample) >= 2 * SAMPLE:
-                    sample, stride = sample[::2], stride * 2
+            elif count == following:
+                sample[chooser.randrange(SAMPLE)] = value
+            if count == following or count == SAMPLE - 1:
+                weight *= math.exp(math.log(1 - chooser.random()) / SAMPLE)
+                skipped = math.log(1 - chooser.random()) / math.log1p(-weight)
+                following = count + 1 + int(min(skipped, 2.0**62))
+            low, high = min(low, value), max(high, value)
             count += 1
             scaled = _log(value) if config.normalize == "log" else value
             step = scaled - mean  # Welford 1962: stable where mean is large beside the deviation
@@ -85,8 +97,9 @@ class Codec:
         if count == 0:
             raise DataError(f"column {config.column!r}: no number in any training row. Fix: leave the column out.")
         deviation = math.sqrt(square / count)
-        quantiles = np.unique(np.quantile(np.array(sample), np.linspace(0, 1, 257)))
-        return cls(config, mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0, quantiles.tolist())
+        inner = np.quantile(np.array(sample), np.linspace(0, 1, 257))[1:-1]
+        quantiles = np.unique([low, *inner, high])
+        return cls(config, mean, deviation if deviation > 1e-12 * abs(mean) else 1.0, quantiles.tolist())
 
     def encode(self, values: Sequence[float | None]) -> tuple[Columns, dict[str, int]]:
         """{"normalized": (N,) float32, "value": (N,) float64 in the unit of the data}; nan where missing."""

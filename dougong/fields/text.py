@@ -99,6 +99,15 @@ class Config(FieldConfig):
     tied: bool = True  # the head shares its matrix with the embedding
     loss: Loss | None = None
 
+    def __post_init__(self) -> None:
+        if self.lowercase and isinstance(self.tokenizer, FileTokenizer):
+            expected = "false beside a finished tokenizer, which changes the text its own way"
+            raise bad_field("text.lowercase", True, expected, "remove it")
+
+
+ONLY_IN = ("ngrams", "token_dropout")
+ONLY_OUT = ("tied",)
+
 
 def files(config: Config) -> list[Path]:
     """What the codec is made from beside the data: other contents give other tokens."""
@@ -110,13 +119,17 @@ class Codec:
 
     RAW = pa.large_string()
     PATHS = False
+    SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all that hold so many characters
+    SAMPLE_CHARACTERS = SAMPLE_CHARACTERS
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         self.config, self.tokenizer = config, tokenizer
         vocabulary = tokenizer.get_vocab()
         self.vocab_size = max(vocabulary.values()) + 1  # a tokenizer.json may leave out ids
         self.end = vocabulary[_end_token(config, tokenizer)]
-        self.unknown: int | None = tokenizer.token_to_id(UNKNOWN)
+        self.unknown = _unknown(tokenizer)
+        # A finished tokenizer may drop spaces, accents, capitals: what it keeps is seen only when it is decoded.
+        self.lossy = config.lowercase or isinstance(config.tokenizer, FileTokenizer)
         self.dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
 
     @staticmethod
@@ -136,7 +149,7 @@ class Codec:
         return cls(config, TRAINERS[config.tokenizer.kind](config, chain([first or ""], texts)))
 
     def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
-        """{"tokens": ragged ids, "bytes": (N,) UTF-8 length of each text}, and how many characters were unknown."""
+        """{"tokens": ragged ids, "bytes": (N,) of UTF-8 that they stand for}, and how many tokens were unknown."""
         texts = ["" if value is None else value for value in values]
         rows = [
             np.array([*encoding.ids, self.end], dtype=self.dtype)
@@ -145,8 +158,12 @@ class Codec:
         ]
         counts = {}
         if self.unknown is not None:
-            counts["unknown characters"] = sum(int((row == self.unknown).sum()) for row in rows)
+            what = "unknown characters" if isinstance(self.config.tokenizer, CharTokenizer) else "unknown tokens"
+            counts[what] = sum(int((row[:-1] == self.unknown).sum()) for row in rows)
         size = np.array([len(text.encode()) for text in texts], dtype=np.int64)
+        for index, row in enumerate(rows):
+            if self.lossy or (self.unknown is not None and self.unknown in row):
+                size[index] = min(size[index], self.size(row))  # decoding puts spaces where there were none
         return {"tokens": Ragged.of(rows, self.dtype), "bytes": size}, counts
 
     def decode(self, columns: Columns) -> list[str]:
@@ -157,6 +174,10 @@ class Codec:
     def text(self, tokens: Iterable[int]) -> str:
         """The text of some ids; end tokens are left out."""
         return self.tokenizer.decode([int(token) for token in tokens if token != self.end], skip_special_tokens=False)
+
+    def size(self, tokens: np.ndarray) -> int:
+        """Bytes of UTF-8 that some ids stand for: none for an unknown token, nor for a character that is cut through."""
+        return len(self.text(tokens[tokens != self.unknown]).rstrip("\ufffd").encode())
 
     def limits(self) -> dict[str, int]:
         """How much of each ragged column a batch takes."""
@@ -248,16 +269,12 @@ class Head(nn.Module):
         if loss.kind not in ("auto", "cross_entropy"):
             raise bad_field("train.loss", loss.kind, "cross_entropy for a text", "remove it")
         self.config, self.smoothing = config, loss.label_smoothing
-        self.projection = nn.Linear(width, codec.vocab_size, bias=False)
-
-    def reset_parameters(self) -> None:
-        if not self.config.tied:
-            nn.init.zeros_(self.projection.weight)  # the first prediction is uniform: loss starts at log V
+        self.projection = Projection(width, codec.vocab_size, bias=False)
 
     def tie(self, encoder: Encoder) -> None:
         """Share the embedding's matrix, where the widths agree and the recipe says so."""
         if self.config.tied and encoder.embedding.weight.shape == self.projection.weight.shape:
-            self.projection.weight = encoder.embedding.weight
+            self.projection.weight, self.projection.shared = encoder.embedding.weight, True
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return batch[f"{name}.tokens.length"].sum()
@@ -286,6 +303,16 @@ class Head(nn.Module):
         ]
         nats[real] = torch.cat(costs)
         return {"nats": nats}
+
+
+class Projection(nn.Linear):
+    """Features -> a score for each token. Whose matrix it shares has filled it already."""
+
+    shared = False
+
+    def reset_parameters(self) -> None:
+        if not self.shared:
+            nn.init.zeros_(self.weight)  # the first prediction is uniform: loss starts at log V
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
@@ -397,6 +424,14 @@ def _from_text(text: str, source: str) -> Tokenizer:
     tokenizer.no_truncation()  # the length is the recipe's to say
     tokenizer.no_padding()
     return tokenizer
+
+
+def _unknown(tokenizer: Tokenizer) -> int | None:
+    """The token that stands for whatever a tokenizer does not know, if it has one."""
+    if isinstance(tokenizer.model, models.Unigram):
+        return json.loads(tokenizer.to_str())["model"]["unk_id"]
+    token = tokenizer.model.unk_token
+    return tokenizer.token_to_id(token) if token else None
 
 
 def _end_token(config: Config, tokenizer: Tokenizer) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dougong.core.config import Count, Fraction, NonNegative, config, dump, read
+from dougong.core.devices import place
 from dougong.core.errors import NO_SUCH_KEY, Note, bad_field
 from dougong.layers.features import Features
 from dougong.model import Batch, Model
@@ -52,6 +53,8 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
     Each has its own random numbers, from the seed and its place: what it becomes does not depend on the others.
     A model that also reads inputs needs `rows`: for each prompt a batch of one row with those inputs.
     """
+    if isinstance(prompts, str):
+        raise bad_field("prompts", prompts, "a list of texts", "put the text into brackets: [text]")
     if model.written is None:
         raise bad_field(
             "run",
@@ -71,9 +74,12 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise bad_field(f"prompts[{index}]", prompt, "text", "give each prompt as text")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            expected = "whole characters (half of a surrogate pair stands alone)"
+            raise bad_field(f"prompts[{index}]", prompt, expected, "read the text as UTF-8, or leave that half out")
         generator = torch.Generator().manual_seed(config.seed + index)  # on the CPU: the same text on every device
         known = codec.tokenizer.encode(prompt, add_special_tokens=False).ids
-        row = {key: value.to(device) for key, value in rows[index].items()} if rows else {}
+        row = place(rows[index], device) if rows else {}
         results.append(codec.text(Writer(model, row, device).write([codec.end, *known], config, generator)))
     return results
 

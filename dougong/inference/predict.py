@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dougong.core.devices import place
 from dougong.data.columns import Columns
 from dougong.data.loader import Plan, WindowPlan, once
 from dougong.model import Batch, Model
@@ -60,7 +61,7 @@ def predictions(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Predic
         if model.written is not None:
             name = model.written.name
             outputs = {name: {"nats": np.asarray(outputs[name]["nats"]).sum(1)}}
-            targets = {name: {"tokens": targets[name]["tokens.length"], "bytes": targets[name]["bytes"]}}
+            targets = {name: _read(model.written.codec, targets[name])}
         yield Predicted(answer.batch["row"].numpy(), outputs, targets, answer.losses)
 
 
@@ -69,7 +70,7 @@ def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
     device = next(model.parameters()).device
     model.eval()
     for batch in once(plan):
-        placed = {key: value.to(device) for key, value in batch.items()}
+        placed = place(batch, device)
         with autocast():
             outputs, losses = model.evaluate(placed)
         counts = model.counts(placed)
@@ -78,6 +79,15 @@ def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
             {name: {key: _numpy(value) for key, value in out.items()} for name, out in outputs.items()},
             {name: (float(loss), int(counts[name])) for name, loss in losses.items()},
         )
+
+
+def _read(codec: Any, text: Columns) -> Columns:
+    """Tokens and bytes of each row as far as a batch takes them: of a row that is cut, the rest was never predicted."""
+    tokens, length = np.asarray(text["tokens"]), np.asarray(text["tokens.length"])  # (N, T), (N,)
+    size = np.array(text["bytes"])  # (N,)
+    for row in np.flatnonzero(tokens[np.arange(len(tokens)), length - 1] != codec.end):
+        size[row] = min(size[row], codec.size(tokens[row, : length[row]]))
+    return {"tokens": length, "bytes": size}
 
 
 def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterator[Predicted]:

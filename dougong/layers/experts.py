@@ -40,7 +40,8 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         flat, real = x.flatten(0, 1), mask.flatten()  # (N, D), (N,)
-        shares = self.router(flat).float().softmax(-1)  # (N, E), float32: a near tie must not turn on rounding
+        with torch.autocast(x.device.type, enabled=False):  # a near tie must not turn on the rounding of bf16
+            shares = self.router(flat.to(self.router.weight.dtype)).float().softmax(-1)  # (N, E)
         weights, chosen = shares.topk(self.per_token, dim=-1)  # (N, k)
         if self.per_token > 1:  # a single weight stays a probability, or the router would get no gradient
             weights = weights / weights.sum(-1, keepdim=True)
@@ -54,6 +55,6 @@ class Experts(nn.Module):
     def balance(self, shares: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
         """E · Σ (share of positions sent to an expert · mean probability of it), over real positions."""
         experts = shares.shape[1]
-        weight = (real / real.sum().clamp(min=1)).to(shares.dtype)  # (N,)
+        weight = (real / real.sum().clamp(min=1)).to(shares.dtype)[:, None]  # (N, 1)
         sent = nn.functional.one_hot(chosen, experts).sum(1).to(shares.dtype) / self.per_token  # (N, E)
-        return experts * ((weight @ sent) * (weight @ shares)).sum()
+        return experts * ((weight * sent).sum(0) * (weight * shares).sum(0)).sum()  # no products: autocast takes them

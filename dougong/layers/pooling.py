@@ -15,7 +15,10 @@ PoolKind = Literal["mean", "max", "first", "last", "attention"]
 
 
 class Pool(nn.Module):
-    """Mean, maximum, first or last real position, or a learned weighted mean (one query; Lin et al. 2017)."""
+    """Mean, maximum, first or last real position, or a learned weighted mean (one query; Lin et al. 2017).
+
+    Padding may stand anywhere. A row with nothing real gives zeros.
+    """
 
     def __init__(self, kind: PoolKind, width: int):
         super().__init__()
@@ -29,18 +32,22 @@ class Pool(nn.Module):
     def forward(self, x: Features) -> Tensor:  # (B, T, D) -> (B, D)
         if self.kind == "mean":
             return x.mean()
+        return self.pooled(x).masked_fill(~x.mask.any(1, keepdim=True), 0.0)
+
+    def pooled(self, x: Features) -> Tensor:
+        """Of rows in which something is real: (B, T, D) -> (B, D)."""
         if self.kind == "max":
             return x.values.masked_fill(~x.mask.unsqueeze(-1), torch.finfo(x.values.dtype).min).amax(1)
+        if self.query is not None:
+            scores = self.query(x.values).squeeze(-1).float()  # (B, T)
+            scores = scores.masked_fill(~x.mask, -1e30)  # not -inf: a row with nothing real would be NaN
+            return torch.einsum("bt,btd->bd", scores.softmax(-1).to(x.values.dtype), x.values)
+        places = torch.arange(x.mask.shape[1], device=x.mask.device)  # (T,)
         if self.kind == "first":
-            return x.values[:, 0]
-        if self.kind == "last":
-            last = (x.mask.sum(1) - 1).clamp(min=0)  # (B,)
-            return x.values[torch.arange(len(last), device=last.device), last]
-        assert self.query is not None
-        scores = (
-            self.query(x.values).squeeze(-1).float().masked_fill(~x.mask, -1e30)
-        )  # (B, T); not -inf: a row with nothing real
-        return torch.einsum("bt,btd->bd", scores.softmax(-1).to(x.values.dtype), x.values)
+            chosen = places.where(x.mask, len(places) - 1).amin(1)  # (B,)
+        else:
+            chosen = places.where(x.mask, 0).amax(1)
+        return x.values[torch.arange(len(chosen), device=chosen.device), chosen]
 
 
 class Readout(nn.Module):

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from dougong.core.errors import ArtefactError, bad_field
+from dougong.core.errors import Diverged, bad_field
 from dougong.data.columns import Columns
 from dougong.metrics.metric import CellMetric, Metric, mean_of_defined, ratio
 
@@ -280,7 +280,7 @@ def _probabilities(prediction: Columns) -> np.ndarray:
     probabilities = np.asarray(prediction["probabilities"])  # (N, C)
     damaged = int(np.isnan(probabilities).any(axis=1).sum())
     if damaged:  # argmax over nan would pick a class, and a diverged model would get a score
-        raise ArtefactError(
+        raise Diverged(
             f"probabilities = nan in {damaged:,} of {len(probabilities):,} rows: expected numbers between 0 and 1. "
             "Fix: the weights are damaged or have diverged; evaluate an earlier checkpoint."
         )

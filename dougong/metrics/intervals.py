@@ -52,14 +52,15 @@ class Accumulator:
             accumulator.update(row_ids, prediction, target)
         accumulator.results()["accuracy"]                   # Estimate(value=0.88, low=0.86, high=0.90, rows=872)
 
-    `replicates=0` gives values without intervals, at the cost of the plain sums.
+    `replicates=0` gives values without intervals, at the cost of the plain sums. `first` is the number of the first
+    replicate: who wants more than fit into memory makes them in blocks.
     """
 
-    def __init__(self, metrics: Sequence[Metric], replicates: int = 1000, seed: int = 0):
+    def __init__(self, metrics: Sequence[Metric], replicates: int = 1000, seed: int = 0, first: int = 0):
         self.metrics = {metric.name: metric for metric in metrics}
         if len(self.metrics) != len(metrics):
             raise bad_field("metrics", [metric.name for metric in metrics], "each name once", "remove one of the two")
-        self.replicates, self.seed, self.rows = replicates, seed, 0
+        self.replicates, self.seed, self.first, self.rows = replicates, seed, first, 0
         self.sums: dict[str, np.ndarray] = {}  # (1 + R, K) of each metric; row 0 has weight 1 everywhere
 
     def update(self, row_ids: np.ndarray, prediction: Columns, target: Columns) -> None:
@@ -71,7 +72,7 @@ class Accumulator:
 
     def _add(self, row_ids: np.ndarray, prediction: Columns, target: Columns) -> None:
         weights = np.ones((1 + self.replicates, len(row_ids)))  # (1 + R, N)
-        weights[1:] = poisson_weights(row_ids, self.replicates, self.seed).T
+        weights[1:] = poisson_weights(row_ids, self.replicates, self.seed, self.first).T
         for name, metric in self.metrics.items():
             if name not in self.sums:
                 size = metric.statistics(_rows(prediction, 0, 1), _rows(target, 0, 1)).shape[1]  # K
@@ -83,8 +84,8 @@ class Accumulator:
     def merge(self, other: Accumulator) -> None:
         """Add what another accumulator (of another process, say) has seen of other rows."""
         mine, theirs = (
-            (sorted(self.metrics), self.replicates, self.seed),
-            (sorted(other.metrics), other.replicates, other.seed),
+            (sorted(self.metrics), self.replicates, self.seed, self.first),
+            (sorted(other.metrics), other.replicates, other.seed, other.first),
         )
         if mine != theirs:
             raise bad_field("other", theirs, f"the same metrics, replicates and seed: {mine}", "make both alike")
@@ -95,17 +96,22 @@ class Accumulator:
     def results(self) -> dict[str, Estimate]:
         """The value of every metric with its interval; nan before the first row."""
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
-        return {name: self._estimate(name) if name in self.sums else nothing for name in self.metrics}
+        return {
+            name: estimate(metric, metric.value(sums), metric.counted(sums[0], self.rows))
+            if (sums := self.sums.get(name)) is not None
+            else nothing
+            for name, metric in self.metrics.items()
+        }
 
-    def _estimate(self, name: str) -> Estimate:
-        metric, sums = self.metrics[name], self.sums[name]
-        values = metric.value(sums)  # (1 + R,)
-        value, rows = float(values[0]), metric.counted(sums[0], self.rows)
-        low, high = interval(value, values[1:])
-        if metric.share and low == high and value in (0.0, 1.0):  # all rows right, or none: no resample can show doubt
-            doubt = 1 - ((1 - LEVEL) / 2) ** (1 / rows)  # Clopper & Pearson (1934)
-            low, high = (0.0, doubt) if value == 0.0 else (1 - doubt, 1.0)
-        return Estimate(value, low, high, rows)
+
+def estimate(metric: Metric, values: np.ndarray, rows: int) -> Estimate:
+    """What values (1 + R,) of a metric say: the first is that of the rows themselves, the others of their resamples."""
+    value = float(values[0])
+    low, high = interval(value, values[1:])
+    if metric.share and low == high and value in (0.0, 1.0):  # all rows right, or none: no resample can show doubt
+        doubt = 1 - ((1 - LEVEL) / 2) ** (1 / rows)  # Clopper & Pearson (1934)
+        low, high = (0.0, doubt) if value == 0.0 else (1 - doubt, 1.0)
+    return Estimate(value, low, high, rows)
 
 
 def interval(value: float, replicates: np.ndarray) -> tuple[float, float]:
@@ -120,15 +126,17 @@ def interval(value: float, replicates: np.ndarray) -> tuple[float, float]:
     return min(float(low), value), max(float(high), value)  # a biased metric may stand outside its own replicates
 
 
-def poisson_weights(row_ids: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+def poisson_weights(row_ids: np.ndarray, replicates: int, seed: int, first: int = 0) -> np.ndarray:
     """(N,) int64 -> (N, R) uint8: Poisson(1) counts, a pure function of (seed, row id, replicate)."""
+    skipped = first % 4  # four replicates come of one number
     with np.errstate(over="ignore"):
         start = _mix(np.uint64(seed % 2**64) * _GOLDEN + np.uint64(1))
         rows = _mix(row_ids.astype(np.int64).view(np.uint64) * _GOLDEN ^ start)  # (N,)
-        counters = (np.arange(-(-replicates // 4), dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+        blocks = np.arange(first // 4, first // 4 - (-(skipped + replicates) // 4), dtype=np.uint64)
+        counters = (blocks + np.uint64(1)) * _GOLDEN
         bits = _mix(rows[:, None] + counters)  # (N, R / 4)
     uniform = bits.astype("<u8").view("<u2")  # (N, R): 16 bits are enough, the mean weight is off by less than 1e-5
-    return _POISSON[uniform[:, :replicates]]
+    return _POISSON[uniform[:, skipped : skipped + replicates]]
 
 
 def _mix(bits: Any) -> Any:

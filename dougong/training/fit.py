@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dougong.core.artefacts import disk_errors, repair_jsonl
-from dougong.core.devices import pick_dtype, require_memory
-from dougong.core.errors import MachineError, bad_field, shown
+from dougong.core.artefacts import repair_jsonl, sync_file
+from dougong.core.devices import pick_dtype, place, require_memory
+from dougong.core.errors import Diverged, MachineError, Note, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
-from dougong.training import checkpoint, optimizers, schedules
+from dougong.training import checkpoint, optimizers, schedules, states
 from dougong.training.loop import Average, Config, LossFunction, NotFinite, Progress, accumulate, train_steps
-from dougong.training.monitors import Monitor, Stop, stop_on_signals
+from dougong.training.monitors import Interrupted, Monitor, Stop, stop_on_signals
 
 T = TypeVar("T")
 VALIDATIONS = 20  # of a run, unless the recipe says how often
@@ -35,7 +36,11 @@ class Fitted:
 
     progress: Progress
     stopped: Stop  # true where a signal ended it before its budget
-    refused: list[str]  # damaged checkpoints that were passed over
+
+    @property
+    def refused(self) -> list[str]:
+        """Damaged checkpoints that were passed over in this run's life, and why."""
+        return self.progress.refused
 
 
 class Session:
@@ -45,6 +50,7 @@ class Session:
         self.model, self.loader, self.config, self.folder = model, loader, config, folder
         self.device = next(model.parameters()).device
         check_fits(model, config, self.device)
+        deterministic(self.device)
         self.optimizer = optimizers.build(config.optimizer, model)
         self.average = Average(model, config.ema) if config.ema else None
         self.progress = Progress()
@@ -79,38 +85,67 @@ class Session:
         return named
 
     def save(self, best: bool = False) -> None:
-        optimizer, groups = checkpoint.optimizer_tensors(self.optimizer, self.model)
-        state = {"progress": self.progress.to_json(), "optimizer": groups, "random": checkpoint.random_state()}
-        folder, log = self.folder / "checkpoints", self.folder / "log.jsonl"
-        with disk_errors(log), log.open("rb") as stream:
-            os.fsync(stream.fileno())  # or a power cut would leave a checkpoint whose steps the log does not know
-        checkpoint.save(folder, self.progress.step, self.tensors() | optimizer, state, keep=self.config.keep, best=best)
+        """Save this step. Raises NotFinite if its weights are not: such a checkpoint would only stand in the way."""
+        tensors = self.tensors()
+        wrong = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if wrong:
+            raise self.gives_up(f"{wrong} is not finite after step {self.progress.step:,}", "")
+        optimizer, groups = states.optimizer_tensors(self.optimizer, self.model)
+        state = {"progress": self.progress.to_json(), "optimizer": groups, "random": states.random_state()}
+        # First the log, or a power cut would leave a checkpoint whose steps it does not know.
+        sync_file(self.folder / "log.jsonl")
+        # While losses are bad none goes: one from before is what the run may have to go back to.
+        keep = self.progress.step + 2 if self.progress.goes_bad else self.config.keep
+        folder = self.folder / "checkpoints"
+        checkpoint.save(folder, self.progress.step, tensors | optimizer, state, keep=keep, best=best)
 
-    def resume(self) -> list[str]:
-        """Go on from the newest good checkpoint, if there is one; return what was passed over as damaged."""
+    def gives_up(self, why: str, else_fix: str) -> NotFinite:
+        """Remove the checkpoints of weights that gave bad losses, so that the next start goes on from before them."""
+        since = self.progress.bad_since or self.progress.step + 1
+        left = checkpoint.drop_from(self.folder / "checkpoints", since - 1)  # of a step's weights the next loss tells
+        begin = f"goes on from step {int(left.name[5:]):,}" if left else "begins anew"
+        return NotFinite(
+            f"train: {why}. Losses were good before step {since:,}; the next start {begin}. "
+            f"Fix: lower train.optimizer.lr (and say --accept-changes){else_fix}."
+        )
+
+    def resume(self) -> None:
+        """Go on from the newest good checkpoint, if there is one; say what was passed over as damaged."""
         path, refused = checkpoint.find_latest(self.folder / "checkpoints")
         log = self.folder / "log.jsonl"
         if path is None:
             repair_jsonl(log, keep=lambda record: False)
-            return refused
+            return
         described = checkpoint.read_state(path)["optimizer"]
-        buffers = checkpoint.optimizer_buffers(self.optimizer, self.model, described)
+        buffers = states.optimizer_buffers(self.optimizer, self.model, described)
         state = checkpoint.load(path, self.tensors() | buffers)
         options = [
             {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
         ]
-        checkpoint.restore_optimizer(self.optimizer, self.model, described, buffers)
+        states.restore_optimizer(self.optimizer, self.model, described, buffers)
         for group, wanted in zip(self.optimizer.param_groups, options, strict=True):
             group.update(wanted)  # the recipe's, where a changed one was accepted
+        states.place_counts(self.optimizer)
         known = {field.name for field in fields(Progress)}
         self.progress = Progress(**{key: value for key, value in state["progress"].items() if key in known})
-        checkpoint.set_random_state(state["random"])
-        repair_jsonl(log, keep=lambda record: record["step"] <= self.progress.step)
-        return refused
+        states.set_random_state(state["random"])
+        self.refuse(refused)
+        last = cut_log(log, self.progress)
+        if last < self.progress.step:
+            lost = f"{log}: it ends with step {last:,}, the checkpoint is of step {self.progress.step:,}"
+            warnings.warn(f"{lost}. The weights are whole; these steps are missing from the log.", Note, stacklevel=2)
+
+    def refuse(self, reasons: list[str]) -> None:
+        """Say and remember which checkpoints were passed over; also where progress is not shown."""
+        for reason in reasons:
+            warnings.warn(f"checkpoint refused, another one is used: {reason}", Note, stacklevel=2)
+            if reason not in self.progress.refused:
+                self.progress.refused.append(reason)
 
     def load_best(self) -> int | None:
         """Put the weights with the lowest validation loss into the model; return their step."""
-        path = checkpoint.best(self.folder / "checkpoints")
+        path, refused = checkpoint.find_best(self.folder / "checkpoints")
+        self.refuse(refused)
         if path is None:
             return None
         weights = self.tensors()
@@ -140,27 +175,27 @@ def fit(
     if validate is None:
         check_needs_no_validation(config)
     session = Session(model, loader, config, folder, seed)
-    refused = session.resume()
+    session.resume()
     progress = session.progress
     autocast = autocast_for(config, session.device, model)
     monitor = Monitor(folder / "log.jsonl", session.device, autocast_dtype(config, session.device, model), quiet=quiet)
-    for line in refused:
-        monitor.say(line)
+    if progress.step:
+        monitor.say(f"goes on from step {progress.step:,}")
     due_validation = Due(config.validate_every, 1 / VALIDATIONS, progress, session.done())
-    due_checkpoint = Due(
-        CHECKPOINT_SECONDS if config.checkpoint_every == "auto" else config.checkpoint_every,
-        1.0,
-        progress,
-        session.done(),
-    )
+    every = CHECKPOINT_SECONDS if config.checkpoint_every == "auto" else config.checkpoint_every
+    due_checkpoint = Due(every, 1.0, progress, session.done())
     waiting = Waiting(session)
     seam = counted(forward_backward, monitor)
     with stop_on_signals() as stop, monitor, machine_errors(config, waiting), closing(waiting.batches()) as batches:
         steps = train_steps(
             model, loss_fn, batches, session.optimizer, config, progress,
-            factor=session.factor, autocast=autocast, forward_backward=seam,
+            factor=session.factor, autocast=autocast, forward_backward=seam, row_ids=loader.plan.row_ids,
         )  # fmt: skip
-        while not session.ended():
+        if run_validation(session, validate, monitor, stop):  # owed since before the run was stopped
+            session.save(best=True)
+        while not session.ended() and not (
+            stop and progress.owes_validation
+        ):  # what is owed comes first, or not at all
             started = time.perf_counter()
             model.train()
             numbers = next(steps)
@@ -172,14 +207,16 @@ def fit(
             done = session.done()
             left = progress.seconds * (1 - done) / done if done > 0 else None
             monitor.step(step_record(numbers, loss, seconds, waiting.seconds), done, left)
-            if progress.skipped_in_a_row:
-                report_skipped(session, numbers, monitor)
-            best = False
-            if validate and (due_validation.now(done) or done >= 1) and not progress.skipped_in_a_row:
-                best = run_validation(session, validate, monitor)
+            report_bad(session, numbers, monitor)
+            if validate and (due_validation.now(done) or done >= 1):
+                progress.owes_validation = True
+                due_validation.happened(done)
+            best = run_validation(session, validate, monitor, stop)
+            due = due_checkpoint.now(done)
             stopping = bool(stop)  # asked once: a signal between the two lines below must not leave without saving
-            if best or due_checkpoint.now(done) or stopping or session.ended():
+            if best or due or stopping or session.ended():
                 session.save(best)
+                due_checkpoint.happened(done)
             if stopping:
                 break
     if not stop:
@@ -188,7 +225,7 @@ def fit(
             session.average.swap()
         progress.chosen = progress.chosen or progress.step
     model.eval()
-    return Fitted(progress, stop, refused)
+    return Fitted(progress, stop)
 
 
 def step_record(numbers: dict[str, Any], loss: float, seconds: float, waited: float) -> dict[str, Any]:
@@ -199,17 +236,34 @@ def step_record(numbers: dict[str, Any], loss: float, seconds: float, waited: fl
     return plain | {"loss": loss, "step_seconds": round(seconds, 4), "wait_seconds": round(waited, 4)}
 
 
-def run_validation(session: Session, validate: Callable[[], dict[str, float]], monitor: Monitor) -> bool:
-    """Measure on the validation rows; return whether this is the best so far."""
+def run_validation(
+    session: Session, validate: Callable[[], dict[str, float]] | None, monitor: Monitor, stop: Stop
+) -> bool:
+    """Measure on the validation rows if that is owed; return whether this is the best so far.
+
+    A step not taken left the weights that were measured before, unless it is the last. A signal does not wait for it:
+    it stays owed, and is made up for when the run goes on.
+    """
     progress = session.progress
+    if validate is None or not progress.owes_validation or (progress.skipped_in_a_row and session.done() < 1):
+        return False
     if session.average:
         session.average.swap()
     session.model.eval()
-    result = validate()
-    if session.average:
-        session.average.swap()
+    try:
+        with stop.interrupts():
+            result = validate()
+    except Interrupted:
+        return False
+    except Diverged as error:  # answers without a number have no metrics
+        monitor.say(f"step {progress.step:,}  validation: {error}")
+        result = {"loss": math.nan}
+    finally:
+        if session.average:
+            session.average.swap()
     loss = result["loss"]
     best = math.isfinite(loss) and (progress.best is None or loss < progress.best)
+    progress.owes_validation = False
     progress.since_best = 0 if best else progress.since_best + 1
     progress.best = loss if best else progress.best
     progress.plateau = schedules.observe(session.config.schedule, loss, progress.plateau)
@@ -219,18 +273,21 @@ def run_validation(session: Session, validate: Callable[[], dict[str, float]], m
     return best
 
 
-def report_skipped(session: Session, numbers: dict[str, Any], monitor: Monitor) -> None:
-    """Say which rows gave a loss or gradient that is not finite; stop when it keeps happening."""
-    rows = ", ".join(map(str, numbers["skipped_rows"][:20])) + (" …" if len(numbers["skipped_rows"]) > 20 else "")
-    monitor.say(f"step {session.progress.step:,} not taken: loss or gradient is not finite (rows {rows})")
-    if session.progress.skipped_in_a_row < session.config.max_skipped:
+def report_bad(session: Session, numbers: dict[str, Any], monitor: Monitor) -> None:
+    """Say which rows gave a loss that is too high or not finite; stop when steps are left out again and again."""
+    progress, named = session.progress, numbers["skipped_rows"] or numbers["spike_rows"]
+    if named is None:
         return
-    session.save()
-    raise NotFinite(
-        f"train: loss or gradients were not finite for {session.progress.skipped_in_a_row} steps in a row, last on the "
-        f"rows {rows} of the training split. The weights of the last good step are saved. "
-        "Fix: lower train.optimizer.lr (and say --accept-changes), or look at these rows."
-    )
+    rows = ", ".join(map(str, named[:20])) + (" …" if len(named) > 20 else "")
+    spike, skipped = numbers["spike"], progress.skipped_in_a_row
+    what = f"the loss is a spike ({spike:.0f} deviations high)" if spike else "loss or gradient is not finite"
+    monitor.say(f"step {progress.step:,}{' not taken' if skipped else ''}: {what} (rows {rows})")
+    if skipped >= session.config.max_skipped:
+        why = "spikes, or not finite," if session.config.spikes == "skip" else "not finite"
+        raise session.gives_up(
+            f"loss or gradients were {why} for {skipped} steps in a row, last on the rows {rows} of the training split",
+            ", or look at these rows, or raise train.max_skipped",
+        )
 
 
 class Due:
@@ -238,6 +295,10 @@ class Due:
 
     def __init__(self, every: str | int | float, share: float, progress: Progress, done: float):
         self.every, self.share, self.progress = every, share, progress
+        self.happened(done)
+
+    def happened(self, done: float) -> None:
+        """It was done, due or not: from here on counts the time to the next."""
         self.last = self._now(done)
 
     def _now(self, done: float) -> float:
@@ -246,10 +307,7 @@ class Due:
         return time.monotonic() if isinstance(self.every, float) else done // self.share
 
     def now(self, done: float) -> bool:
-        current = self._now(done)
-        due = current - self.last >= (self.every if isinstance(self.every, float) else 1)
-        self.last = current if due else self.last
-        return due
+        return self._now(done) - self.last >= (self.every if isinstance(self.every, float) else 1)
 
 
 class Waiting:
@@ -264,7 +322,7 @@ class Waiting:
                 started = time.perf_counter()
                 position, micro_batches = next(source)
                 self.rows = max(len(batch["row"]) for batch in micro_batches)
-                placed = [to_device(batch, self.session.device) for batch in micro_batches]
+                placed = [place(batch, self.session.device) for batch in micro_batches]
                 placed = [self.session.model.augment(batch) for batch in placed]
                 self.seconds = time.perf_counter() - started
                 yield position, placed
@@ -277,6 +335,30 @@ def check_fits(model: Model, config: Config, device: torch.device) -> None:
     what = f"train: weights, gradients and {config.optimizer.kind}'s state take"
     fix = "train a smaller model (model.width, model.layers), or take an optimizer with less state (sgd)"
     require_memory(what, copies * weights, device, fix)
+
+
+def cut_log(log: Path, progress: Progress) -> int:
+    """Drop what the log holds beyond `progress`, and the validation that is yet to be made; return its last step."""
+    last = 0
+
+    def keep(record: dict[str, Any]) -> bool:
+        nonlocal last
+        step = record["step"]
+        if step > progress.step or (step == progress.step and progress.owes_validation and "validation" in record):
+            return False
+        last = step
+        return True
+
+    repair_jsonl(log, keep)
+    return last
+
+
+def deterministic(device: torch.device) -> None:
+    """Ask CUDA for the same sums in the same order each time; what it cannot do so, torch warns of. CPUs need no word."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def check_needs_no_validation(config: Config) -> None:
@@ -312,13 +394,11 @@ def smaller(config: Config, rows: int) -> str:
     """The setting that halves what is computed at once."""
     if rows <= 1:
         return "train a smaller model, or shorter inputs: a single row does not fit"
+    same = "the result is the same, but for batch norm"
     if config.accumulate > 1:
-        return f"set train.accumulate: {2 * config.accumulate}; the result is the same"
-    return f"set train.micro_batch: {rows // 2}; the result is the same. Or lower train.batch_size"
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        return f"set train.accumulate: {2 * config.accumulate}; {same}"
+    size = "batch_tokens" if config.batch_tokens else "batch_size"
+    return f"set train.micro_batch: {rows // 2}; {same}. Or lower train.{size}"
 
 
 def autocast_dtype(config: Config, device: torch.device, model: Model) -> torch.dtype:

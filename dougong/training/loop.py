@@ -6,6 +6,8 @@ gradients or an adversarial pair come in there; what is learnt comes in as `loss
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -24,6 +26,8 @@ from dougong.training.optimizers import AdamW, OptimizerConfig
 from dougong.training.schedules import Cosine, ScheduleConfig
 
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
+WINDOW = 64  # losses that a new one is judged by
+SPIKE = 6.0  # standard deviations above their mean
 
 
 @config
@@ -54,7 +58,8 @@ class Config:
     keep: Annotated[int, Field(ge=2)] = 2  # newest checkpoints kept, beside the best
     early_stop: Count | None = None  # validations without a better loss
     ema: Fraction | None = None  # decay of a moving average of the weights, which is then what is evaluated
-    max_skipped: Count = 10  # steps in a row with a loss or gradient that is not finite, before the run stops
+    spikes: Literal["log", "skip"] = "log"  # a step whose loss lies far above those before it: taken, or not
+    max_skipped: Count = 10  # steps in a row that are not taken, before the run stops
 
     def __post_init__(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
@@ -89,10 +94,38 @@ class Progress:
     seconds: float = 0.0
     skipped: int = 0  # steps not taken, in all
     skipped_in_a_row: int = 0
+    spikes: int = 0  # losses far above those before them
+    losses: list[float] = field(default_factory=list)  # the last WINDOW, cut to where a spike begins
+    bad_since: int | None = None  # the step with which losses began to be spikes or not finite, if they are now
+    owes_validation: bool = False  # one is due, and a signal to stop or a step not taken came first
     plateau: dict[str, Any] = field(default_factory=dict)  # the schedule's memory of validation losses
     best: float | None = None  # lowest validation loss
     since_best: int = 0
     chosen: int | None = None  # the step whose weights the finished model has
+    refused: list[str] = field(default_factory=list)  # damaged checkpoints that were passed over, and why
+
+    def judge(self, loss: float, finite: bool) -> float | None:
+        """Take note of the coming step's loss; how many standard deviations it lies too high, if it is a spike."""
+        mean = statistics.fmean(self.losses) if self.losses else loss
+        scatter = math.sqrt(statistics.fmean((known - mean) ** 2 for known in self.losses)) if self.losses else math.inf
+        # Few losses say little of how they scatter: a share of their mean stands in. It also keeps a loss that has all
+        # but stopped moving from being full of spikes.
+        spread = max(scatter, abs(mean) / max(len(self.losses), 1))
+        score = (loss - mean) / spread if finite and spread > 0 else 0.0
+        spike = score > SPIKE
+        if finite:  # a spike counts as if it were at the border: it may not hide the next, but a new level is learnt
+            self.losses = [*self.losses, mean + SPIKE * spread if spike else loss][-WINDOW:]
+        self.spikes += spike
+        if finite and not spike:
+            self.bad_since = None
+        elif self.bad_since is None:
+            self.bad_since = self.step + 1
+        return score if spike else None
+
+    @property
+    def goes_bad(self) -> bool:
+        """Whether its losses have become bad lately; what lasts longer than WINDOW steps is a new level."""
+        return self.bad_since is not None and self.step - self.bad_since < WINDOW
 
     @property
     def position(self) -> Position:
@@ -103,7 +136,7 @@ class Progress:
 
 
 class NotFinite(DougongError):  # noqa: N818 - the name says what was found
-    """Loss or gradients were not finite too often in a row; the weights are those of the last good step."""
+    """Losses, gradients or weights were not finite, and would not be again: the run has to go back."""
 
 
 LossFunction = Callable[[nn.Module, Batch, dict[str, Tensor]], Tensor]
@@ -156,6 +189,7 @@ def train_steps(
     factor: Callable[[], float],
     autocast: Any,
     forward_backward: Callable[[nn.Module, LossFunction, list[Batch], Any], Tensor] = accumulate,
+    row_ids: Callable[[Batch], list[int]] = lambda batch: batch["row"].tolist(),
 ) -> Iterator[dict[str, Any]]:
     """Take one optimizer step a turn, as long as there are batches and the caller asks; yield that step's numbers."""
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -167,7 +201,9 @@ def train_steps(
             group["lr"] = group["base_lr"] * lr_factor
         loss = forward_backward(model, loss_fn, micro_batches, autocast)
         norm = clip(parameters, config)
-        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        spike = progress.judge(float(loss), finite)
+        if finite and not (spike and config.spikes == "skip"):
             optimizer.step()
             if config.clip_weights:
                 with torch.no_grad():
@@ -186,6 +222,8 @@ def train_steps(
         progress.rows += rows
         tokens = count_tokens(micro_batches)
         progress.tokens += tokens
+        skipped = progress.skipped_in_a_row > 0
+        named = [row for batch in micro_batches for row in row_ids(batch)] if skipped or spike else None
         yield {
             "step": progress.step,
             "loss": loss,
@@ -193,18 +231,21 @@ def train_steps(
             "lr": optimizer.param_groups[0]["lr"],
             "rows": rows,
             "tokens": tokens,
-            "skipped_rows": row_ids(micro_batches) if progress.skipped_in_a_row else None,
+            "skipped_rows": named if skipped else None,
+            "spike": spike,
+            "spike_rows": named if spike else None,
         }
 
 
 def clip(parameters: list[Tensor], config: Config) -> Tensor:
-    """Clip the gradients as configured; return their norm before."""
+    """Clip the gradients as configured, by value first; return their norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = left = nn.utils.get_total_norm(gradients)
     if config.clip_value:
         nn.utils.clip_grad_value_(parameters, config.clip_value)
+        left = nn.utils.get_total_norm(gradients)
     if config.clip_norm:
-        nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, left)
     return norm
 
 
@@ -214,17 +255,15 @@ def count_tokens(batches: list[Batch]) -> int:
     return sum(lengths) if lengths else sum(len(batch["row"]) for batch in batches)
 
 
-def row_ids(batches: list[Batch]) -> list[int]:
-    return [int(row) for batch in batches for row in batch["row"]]
-
-
 class Average:
-    """Exponential moving average of the weights (Polyak & Juditsky 1992)."""
+    """Exponential moving average of the weights (Polyak & Juditsky 1992), and of the running statistics of norms."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.names = [name for name, _ in model.named_parameters()]
-        self.live: list[Tensor] = [parameter for _, parameter in model.named_parameters()]
+        kept = model.state_dict(keep_vars=True)
+        named: dict[str, Tensor] = dict(model.named_parameters())  # shared ones once
+        named |= {name: buffer for name, buffer in model.named_buffers() if name in kept and buffer.is_floating_point()}
+        self.names, self.live = list(named), list(named.values())
         self.mean = [parameter.detach().clone() for parameter in self.live]
 
     @torch.no_grad()

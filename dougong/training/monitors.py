@@ -19,8 +19,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from dougong.core.artefacts import append_line
 from dougong.core.devices import memory_used, peak_flops
+from dougong.data.loader import STOPPING
 
 PLAIN_EVERY = 10.0  # seconds between lines where the output is not a terminal
+
+
+class Interrupted(BaseException):  # as KeyboardInterrupt: nobody on its way may take it for a fault
+    """A signal came within `Stop.interrupts`."""
 
 
 class Stop:
@@ -28,6 +33,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.interrupting = False
+
+    @contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Here the first signal does not wait: it raises Interrupted, for work that can be done again."""
+        self.interrupting = True
+        try:
+            if self:
+                raise Interrupted
+            yield
+        finally:
+            self.interrupting = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -46,10 +63,11 @@ def stop_on_signals() -> Iterator[Stop]:
         if stop:
             os._exit(128 + number)  # the second one: the last checkpoint is good, leave now
         stop.signal = number
+        if stop.interrupting:
+            raise Interrupted
 
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     try:
-        kept = {number: signal.signal(number, ask) for number in wanted}
+        kept = {number: signal.signal(number, ask) for number in STOPPING}
     except ValueError:  # not the main thread: whoever runs us there handles signals
         kept = {}
     try:

@@ -36,9 +36,22 @@ def test_each_stage_halves_an_image(
     assert y.values.isfinite().all()
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("grid", [(8, 6), (7, 5), (1, 9), (1, 1), None])
+def test_every_kernel_gives_the_same_grid(
+    kernel: int, grid: tuple[int, int] | None, build: Build, features: Make
+) -> None:
+    positions = 9 if grid is None else grid[0] * grid[1]
+    model = build(Config(width=8, layers=3, kernel=kernel), positions).train()
+    y = model(features(8, [positions], grid=grid))
+    height, width = grid or (1, 9)
+    assert y.values.shape[1] == y.mask.shape[1] == -(-height // 4) * -(-width // 4)
+
+
 @pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_padding_of_an_image_changes_nothing_real(norm: Any, build: Build) -> None:
-    model = build(Config(width=12, layers=3, norm=norm), 1)
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_padding_of_an_image_changes_nothing_real(norm: Any, kernel: int, build: Build) -> None:
+    model = build(Config(width=12, layers=3, norm=norm, kernel=kernel), 1)
     image = torch.randn(2, 5, 3, 12)
     wide, real = torch.full((2, 8, 8, 12), 40.0), torch.zeros(2, 8, 8, dtype=torch.bool)
     wide[:, :5, :3], real[:, :5, :3] = image, True

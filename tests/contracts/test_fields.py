@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 from typing import Any
@@ -115,6 +117,65 @@ def test_D6_missing_and_unseen_values_encode_and_are_counted(kind: str) -> None:
 def test_D1_what_cannot_be_of_the_type_is_a_ValueError(kind: str, value: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         fields.load(kind).Codec.parse(value, config_of(kind))
+
+
+class Noting:
+    """A config that notes which of its keys are read, and in which part."""
+
+    def __init__(self, config: Any):
+        self.config, self.part, self.read = config, "", dict[str, set[str]]()
+
+    def __getattr__(self, key: str) -> Any:
+        self.read.setdefault(self.part, set()).add(key)
+        return getattr(self.config, key)
+
+
+USED_ELSEWHERE = {
+    "type",
+    "column",
+    "weight",
+    "loss",
+    "augment",
+}  # by the recipe, training, the model's loss and `augment`
+
+
+@pytest.mark.parametrize("kind", fields.names())
+def test_every_key_works_on_both_sides_or_is_listed_as_working_on_one(kind: str) -> None:
+    """A key that only the encoder, or only the head looks at has no effect on the other side; the recipe refuses it there."""
+    module, values = fields.load(kind), parsed_of(kind)
+    config: Any = Noting(config_of(kind))
+
+    def noted(part: str) -> set[str]:
+        config.part = part
+        return config.read.setdefault(part, set())
+
+    both, into, out = noted("both"), set[str](), set[str]()
+    with contextlib.suppress(ValueError):  # not every type can be written as text
+        module.Codec.parse("a text", config)
+    codec = module.Codec.fit(config, values)
+    columns, _ = codec.encode(values)
+    codec.decode(columns)
+    codec.limits()
+    if hasattr(module, "Encoder"):
+        into = noted("in")
+        module.Encoder(config, codec, WIDTH, 4)
+    if hasattr(module, "Head"):
+        out = noted("out")
+        head = module.Head(config, codec, WIDTH, Loss())
+        if head.AUTOREGRESSIVE:
+            head.tie(module.Encoder(config_of(kind), codec, WIDTH, 4))
+        else:
+            batch = batch_of(kind, values[:2])
+            features = Features(torch.zeros(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool))
+            with torch.no_grad():
+                predicted = head.predict(features, batch, "x")
+            codec.answers({key: value.numpy() for key, value in predicted.items()})
+        module.METRICS(config, codec)
+    keys = {field.name for field in dataclasses.fields(config.config)} - USED_ELSEWHERE
+    assert keys <= both | into | out, "a key that nothing reads has no effect"
+    if hasattr(module, "Encoder") and hasattr(module, "Head"):
+        assert set(fields.one_sided(module, "Head")) == keys & (into - both - out), "ONLY_IN"
+        assert set(fields.one_sided(module, "Encoder")) - USED_ELSEWHERE == keys & (out - both - into), "ONLY_OUT"
 
 
 @pytest.mark.parametrize("kind", with_side("Encoder"))

@@ -27,6 +27,7 @@ from dougong.core.artefacts import (
     render_json,
     repair_jsonl,
     sweep,
+    sync_file,
     verify_folder,
     write_file,
     write_folder,
@@ -212,6 +213,18 @@ def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed(tmp_path: Path) -> N
         (run / "manifest.json").write_bytes(bad)
         with pytest.raises(ArtefactError, match=r"manifest\.json"):
             artefacts.read_manifest(run)
+
+
+def test_what_a_killed_writer_left_in_a_folder_is_not_sealed_with_it(tmp_path: Path) -> None:
+    """A preparation goes on in the folder that a killed process was filling, perhaps on another machine."""
+    folder = artefacts.begin_folder(tmp_path / "run")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "a.txt").write_text("x")
+    (folder / "inner" / ".a.txt.elsewhere.7.7.0123abcd.tmp").write_text("half")
+    (folder / ".inner.elsewhere.7.7.0123abcd.tmp").mkdir()
+    manifest = commit_folder(folder, tmp_path / "run", "model", {})
+    assert manifest.files.keys() == {"inner/a.txt"}
+    verify_folder(tmp_path / "run")
 
 
 def test_a_writer_that_changes_a_file_after_it_was_hashed_is_caught(tmp_path: Path) -> None:
@@ -406,6 +419,24 @@ def test_what_dead_processes_left_is_swept_by_the_next_write_and_what_living_one
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.tmp", "run"]
 
 
+def test_many_files_of_one_process_list_their_folder_once_and_the_next_process_sweeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = Process.this()
+    left = tmp_path / f".a.{me.host}.{me.pid}.{me.start + 1}.0123abcd.tmp"
+    left.write_text("half")
+    listed, real = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or real(path))
+    for number in range(50):
+        write_file(tmp_path / f"{number}.txt", b"x")
+    assert len(listed) == 1
+    assert not left.exists()
+    left.write_text("half")  # what a process leaves that dies after the first write of ours
+    code = "import sys; from pathlib import Path; from dougong.core.artefacts import write_file as w; w(Path(sys.argv[1]), b'x')"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "last.txt")], check=True, timeout=60)
+    assert not left.exists()
+
+
 def test_removing_a_folder_hides_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run")
     monkeypatch.setattr(artefacts.shutil, "rmtree", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
@@ -428,6 +459,7 @@ def test_removing_a_folder_hides_it_first(tmp_path: Path, monkeypatch: pytest.Mo
         (b"\xef\xbb\xbf{}", "BOM"),
         (b"[" * 65 + b"]" * 65, "nested deeper than 64 levels"),
         (b"[" * 10**6, "nested deeper than 64 levels"),
+        (b"[" + b"[]," * 4_000_000 + b"1]", "more than 4,000,000 lists and objects"),
         (b"[" + b"9" * 5000 + b"]", "Exceeds the limit"),
         (b'{"a": 1', "line 1 column 8"),
         (b"", "Expecting value"),
@@ -448,8 +480,28 @@ def test_brackets_within_text_do_not_count_as_depth() -> None:
 def test_a_json_file_beyond_its_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "big.json").open("wb") as file:
         file.truncate(10**12)
-    with pytest.raises(ArtefactError, match="1,000,000,000,000 bytes, more than the 67,108,864"):
+    with pytest.raises(ArtefactError, match="1,000,000,000,000 bytes, more than the 536,870,912"):
         read_json(tmp_path / "big.json")
+
+
+def test_json_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        1_000_000 * (60 * len("\\u8a69") + len(' "",\n') + 8) < artefacts.JSON_BYTES
+    )  # the most that a category keeps
+    monkeypatch.setattr(artefacts, "JSON_BYTES", 1000)
+    for write in (lambda path, value: write_json(path, value, "colour"), write_sealed):
+        with pytest.raises(
+            DougongError, match=r"= '[\d,]+ bytes of JSON': expected at most 1,000. Fix: keep less in it"
+        ):
+            write(tmp_path / "a.json", {"classes": ["x" * 60] * 20})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_appended_is_made_durable_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_line(tmp_path / "log.jsonl", {"step": 1})
+    recorder = Recorder(monkeypatch)
+    sync_file(tmp_path / "log.jsonl")
+    assert recorder.done == [("fsync", str(tmp_path / "log.jsonl")), ("fsync", str(tmp_path))]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ def test_a_plain_value_becomes_a_config_and_back():
         ("shape", {"kind": "large", "size": 9}, "p.shape.size = 9: expected a whole number from 100. Fix: write size: 1000, "
          "or leave it out."),
         ("shape", {"kind": "large", "sise": 9}, "p.shape.sise: there is no such key. Fix: write 'size'."),
+        ("every", 2.5, "p.every = 2.5: expected 'auto' or a whole number of steps above 0, or a time such as 90s, 5m or 1h. "
+         "Fix: write every: auto, or leave it out."),
+        ("every", "0s", "p.every = '0s': expected 'auto' or a whole number of steps above 0, or a time such as 90s, 5m or 1h. "
+         "Fix: write every: auto, or leave it out."),
         ("limit", 0, "p.limit = 0: expected a whole number above 0. Fix: correct it, or leave it out."),
         ("warmup", 2.5, "p.warmup = 2.5: expected a whole number above 0 or a number from 0 and below 1. Fix: write warmup: 0.1, "
          "or leave it out."),
@@ -131,6 +135,23 @@ def test_a_plain_value_becomes_a_config_and_back():
 )  # fmt: skip
 def test_a_mistake_is_told_once_and_as_a_person_would(key: str, value: Any, message: str):
     assert said({"width": 8, key: value}) == [message]
+
+
+@pytest.mark.parametrize(
+    ("value", "every", "plain"),
+    [
+        (500, 500, 500), (1e3, 1000, 1000), (500.0, 500, 500), ("2k", 2000, 2000), ("90", 90, 90), ("auto", "auto", "auto"),
+        ("90s", 90.0, "90s"), ("1.5m", 90.0, "90s"), ("5min", 300.0, "300s"), ("1h", 3600.0, "3600s"), ("0.5s", 0.5, "0.5s"),
+        ("0.00001s", 1e-5, "0.00001s"), ("1000000000h", 3.6e12, "3600000000000s"),
+    ],
+)  # fmt: skip
+def test_only_a_number_with_a_unit_is_a_time_and_it_reads_back(value: Any, every: Any, plain: Any):
+    found, problems = read(Outer, {"width": 8, "every": value})
+    assert problems == []
+    assert found.every == every
+    assert isinstance(found.every, type(every))
+    assert dump(found)["every"] == plain
+    assert read(Outer, dump(found)) == (found, [])
 
 
 def test_what_is_required_and_missing_is_told():

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dougong.core.artefacts import read_json, repair_jsonl
+from dougong.core.tensors import DTYPES
 from dougong.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -44,10 +45,7 @@ class Victims:
         step = checkpoint.read_state(path)["step"]
         assert path.name == f"step-{step:08d}"
         described = read_json(path / checkpoint.TENSORS)["tensors"]
-        tensors = {
-            name: torch.empty(entry["size"], dtype=checkpoint.DTYPES[entry["dtype"]])
-            for name, entry in described.items()
-        }
+        tensors = {name: torch.empty(entry["size"], dtype=DTYPES[entry["dtype"]]) for name, entry in described.items()}
         assert checkpoint.load(path, tensors) == {"step": step}
         assert len(tensors) == 6
         for tensor in tensors.values():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dougong.core.tensors import load_tensors
 from dougong.training import checkpoint
 from tests.clear_error import check_clear
 from tests.crash.trainings import ENVIRONMENT, SHARE, Trainings, recipe, serve
@@ -68,6 +69,8 @@ def test_t1_t15_t16_a_run_killed_again_and_again_ends_bit_for_bit_as_the_undistu
         pid = training.start("--quiet")
         if number % 4 == 0:  # anywhere: while it reads the recipe, prepares, loads the checkpoint …
             time.sleep(draw.random() * 0.5)
+        elif number % 4 == 1:  # in the first steps after it went on, which it has taken before
+            assert training.wait_for_steps_taken(pid, 1), training.said()
         else:  # or when it has come some steps further than ever before, so that the loop ends
             assert training.wait_for_lines(pid, training.lines() + draw.randint(1, 3)), training.said()
             time.sleep(draw.random() * 0.05)
@@ -75,6 +78,27 @@ def test_t1_t15_t16_a_run_killed_again_and_again_ends_bit_for_bit_as_the_undistu
         assert training.wait(pid) == -signal.SIGKILL, training.said()
     assert training.do("--quiet") == 0, training.said()
     training.same_as(undisturbed(name))
+
+
+@pytest.mark.nightly
+def test_t15_a_hundred_kills_in_one_run_each_third_at_the_first_step_after_it_went_on(
+    trainings: Make, undisturbed: Callable[[str], Trainings]
+) -> None:
+    training, draw, again = trainings("plain"), random.Random(11), 0
+    for number in range(100):
+        before = training.lines()
+        pid = training.start("--quiet")
+        if number % 3 == 2:
+            assert training.wait_for_steps_taken(pid, 1), training.said()
+        else:
+            assert training.wait_for_lines(pid, before + draw.randint(1, 3)), training.said()
+            time.sleep(draw.random() * 0.01)
+        os.kill(pid, signal.SIGKILL)
+        assert training.wait(pid) == -signal.SIGKILL, training.said()
+        again += training.lines() <= before
+    assert again > 20, "so many kills must have hit steps that had been taken before"
+    assert training.do("--quiet") == 0, training.said()
+    training.same_as(undisturbed("plain"))
 
 
 def test_t1_t15_kills_after_the_last_step_leave_a_run_that_the_next_start_finishes(
@@ -217,8 +241,8 @@ def test_t4_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_leads_to_
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    assert training.do() == 0, training.said()
-    assert str(file.relative_to(training.folder)) in training.said().replace("\n", "")
+    assert training.do("--quiet") == 0, training.said()  # quiet is about progress, not about damage
+    assert f"checkpoint refused, another one is used: {file.relative_to(training.folder)}" in training.said()
     training.same_as(undisturbed("reviews"))
 
 
@@ -251,7 +275,28 @@ def test_t5_a_run_that_diverges_stops_with_the_rows_and_keeps_finite_weights(tra
     records = training.log()
     assert [record["loss"] for record in records][-3:] == [None] * 3
     assert all(len(record["skipped_rows"]) == 16 or record["rows"] < 16 for record in records[-3:])
-    assert newest_step(training) == records[-1]["step"]
+    assert all_finite(training)
+
+
+def all_finite(training: Trainings) -> bool:
+    files = list(training.run.glob("checkpoints/step-*/*.safetensors"))
+    return all(tensor.isfinite().all() for file in files for tensor in load_tensors(file).values())
+
+
+def test_t5_a_run_that_diverges_goes_on_as_its_message_advises_and_ends_well(trainings: Make) -> None:
+    training = trainings()
+    assert training.interrupt(10, "--quiet") == 143
+    wild = ("-s", "train.optimizer.lr=1e39", "-s", "train.clip_norm=null", "--accept-changes", "--quiet")
+    assert training.do(*wild) == 2
+    check_clear(training.error(), "not finite", "the next start goes on from step", "lower train.optimizer.lr")
+    assert "--accept-changes" in training.error()
+    assert training.checkpoints()
+    assert all_finite(training)
+    assert training.do("--accept-changes", "--quiet") == 0, training.said()  # the recipe's own rate
+    training_losses = [record["loss"] for record in training.log() if "loss" in record]
+    validations = [record["validation"]["loss"] for record in training.log() if "validation" in record]
+    assert all(0 < loss < 2 for loss in training_losses + validations)
+    assert training.do(verb="verify") == 0, training.said()
 
 
 # --------------------------------------------------------------------------------------------------------- data workers
@@ -274,6 +319,24 @@ def test_d9_t9_a_killed_data_worker_ends_the_run_with_a_clear_error_and_leaves_n
     assert time.monotonic() - killed < 20
     check_clear(training.error(), "train.workers = 2", "has died", "train.workers: 0")
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert training.do("--quiet") == 0, training.said()
+    training.same_as(undisturbed("reviews"))
+
+
+def test_t7_d9_a_signal_to_the_whole_process_group_saves_too_and_leaves_no_process(
+    trainings: Make, undisturbed: Callable[[str], Trainings]
+) -> None:
+    """As systemd, slurm and kill -TERM -PGID send it: the data workers get it as well."""
+    training = trainings()
+    for _ in range(2):
+        pid = training.start("--quiet", "-s", "train.workers=2", group=True)
+        assert training.wait_for_steps_taken(pid, 3), training.said()
+        workers = children(pid)
+        assert len(workers) == 2
+        os.killpg(pid, signal.SIGTERM)
+        assert training.wait(pid) == 143, training.said()
+        assert newest_step(training) == training.log()[-1]["step"]
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert training.do("--quiet") == 0, training.said()
     training.same_as(undisturbed("reviews"))
 

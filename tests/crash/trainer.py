@@ -1,7 +1,8 @@
 """A server of whole trainings: imports torch once, then forks a child for each `dougong …` that it is told to run.
 
 One order a line on standard input, one answer a line on standard output, both JSON: {"start": arguments, "cwd": folder,
-"errors": file} gives {"pid"}, {"wait": pid} gives {"code"}. The test itself sends the signals.
+"errors": file} gives {"pid"}, {"wait": pid} gives {"code"}. The test itself sends the signals; with "group": true the
+child leads a process group of its own.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def start(order: dict[str, Any]) -> int:
 
 def run(order: dict[str, Any]) -> int:
     """What `python -m dougong.cli` does, in this process; its exit code."""
+    if order.get("group"):
+        os.setsid()
     os.chdir(order["cwd"])
     handle = os.open(order["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(handle, 2)

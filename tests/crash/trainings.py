@@ -34,6 +34,13 @@ TAKEN = {
         "model": SMALL,
         "train": {"epochs": 12 * SHARE, "optimizer": {"kind": "muon"}, **TRAIN},
     },
+    "plain": {  # quick, for as many kills as can be
+        "data": {"train": "rows.csv"},
+        "inputs": {"review": "text"},
+        "outputs": {"label": "category"},
+        "model": {"kind": "mlp", "preset": "tiny"},
+        "train": {"steps": 800, "batch_size": 16, "checkpoint_every": 5, "validate_every": 40},
+    },
 }
 WORDS = {"yes": ["good", "fine", "great", "lovely", "bright"], "no": ["bad", "poor", "awful", "grim", "cold"]}
 
@@ -103,6 +110,17 @@ class Trainings:
         """Until the log has so many lines; False if the process is over before."""
         until = time.monotonic() + seconds
         while self.lines() < count:
+            if _over(pid):
+                return False
+            assert time.monotonic() < until, self.said()
+            time.sleep(0.0005)
+        return True
+
+    def wait_for_steps_taken(self, pid: int, count: int, seconds: float = 60.0) -> bool:
+        """Until this process has logged so many steps, beyond where it cut the log back to; False if it is over."""
+        until, lowest = time.monotonic() + seconds, self.lines()
+        while (lines := self.lines()) < lowest + count:
+            lowest = min(lowest, lines)
             if _over(pid):
                 return False
             assert time.monotonic() < until, self.said()

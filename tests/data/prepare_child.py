@@ -36,7 +36,7 @@ def main(file: str, cache: str, workers: str, chunk_rows: str = "20000") -> None
     fields = used() if Path(file).suffix == ".csv" else [prepare.Used("text", text.Config(), True, text)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        prepared = prepare.prepare(config, fields, seed=0, workers=int(workers))
+        prepared = prepare.prepare(config, fields, workers=int(workers))
     except DougongError as error:
         print(json.dumps({"error": str(error)}))
         raise SystemExit(error.exit_code) from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import signal
 from collections.abc import Sequence
 from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dougong.data.columns import Ragged
-from dougong.data.loader import POOL, Batch, Loader, Plan, Position, RowPlan, WindowPlan, collate, once, padding
+from dougong.data.loader import (
+    POOL,
+    STOPPING,
+    Batch,
+    Loader,
+    Plan,
+    Position,
+    RowPlan,
+    WindowPlan,
+    collate,
+    once,
+    padding,
+)
 from dougong.data.shards import Split, write_shard
 
 END = 0
@@ -190,6 +205,37 @@ def test_batches_are_the_same_with_and_without_workers_and_draw_no_random_number
     assert all(same(a, b) for (_, a), (_, b) in zip(inline, parallel, strict=True))
 
 
+def test_t7_d9_signals_to_the_whole_group_do_not_end_the_workers_and_closing_the_loader_does(tmp_path: Path) -> None:
+    plan = plans(stored(tmp_path, lognormal(60)))[0]
+    batches = Loader(plan, workers=2).batches(Position())
+    first = next(batches)
+    workers = active_children()
+    assert len(workers) == 2
+    for number in STOPPING:  # at once: they have hardly begun
+        for worker in workers:
+            assert worker.pid is not None
+            os.kill(worker.pid, number)
+    found = [first, *islice(batches, 5)]
+    assert all(worker.is_alive() for worker in workers)
+    wanted = list(islice(Loader(plan).batches(Position()), 6))
+    assert all(same(a, b) for (_, a), (_, b) in zip(found, wanted, strict=True))
+    batches.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert not set(STOPPING) & signal.pthread_sigmask(signal.SIG_BLOCK, [])  # this process gets them as before
+
+
+@pytest.mark.nightly
+def test_d9_a_worker_that_hangs_is_ended_too(tmp_path: Path) -> None:
+    batches = Loader(plans(stored(tmp_path, lognormal(60)))[0], workers=1).batches(Position())
+    next(batches)
+    (worker,) = active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    batches.close()
+    worker.join(5)
+    assert not worker.is_alive()
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_reading_goes_on_exactly_from_any_position(tmp_path: Path, which: int) -> None:
     plan = plans(stored(tmp_path, lognormal(60)))[which]
@@ -273,6 +319,18 @@ def test_training_windows_cover_the_stream_but_for_its_ends(
     assert seen == list(range(seen[0], seen[0] + len(seen)))  # end to end, none twice
     assert len(seen) > total - 2 * min(context, total)
     assert all(len(tokens) == min(context, total) for _, tokens, _, _ in windows_of(plan, epoch))
+
+
+@given(lengths=LENGTHS, context=st.integers(1, 40), epoch=st.integers(0, 2), shuffle=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_t5_the_rows_of_a_window_are_the_documents_that_it_was_cut_from(
+    lengths: list[int], context: int, epoch: int, shuffle: bool
+) -> None:
+    plan = WindowPlan(Rows(lengths), "t", context=context, batch_rows=3, end=END, seed=1, shuffle=shuffle)
+    owner = np.repeat(np.arange(len(lengths)), lengths)  # of token i + 1
+    for batch in once(plan, epoch):
+        tokens = batch["t.tokens"].numpy()
+        assert plan.row_ids(batch) == np.unique(owner[tokens[tokens > 0] - 1]).tolist()
 
 
 def test_epochs_cut_the_stream_at_different_places() -> None:

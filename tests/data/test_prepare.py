@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dougong.core.artefacts import verify_folder
+from dougong.core.artefacts import read_sealed, verify_folder, write_sealed
 from dougong.core.config import read
 from dougong.core.errors import ArtefactError, DataError, FieldError
-from dougong.data import prepare
+from dougong.core.locks import lock
+from dougong.data import preparation, prepare, sources
 from dougong.data import rows as cleaned_rows
 from dougong.data.columns import Ragged
-from dougong.data.prepare import Config, Prepared, Used, inspect
+from dougong.data.prepare import Config, Prepared, Used, inspect, installed
 from dougong.data.report import DataReport
 from dougong.fields import category, image, labels, number, text
 from tests.clear_error import check_clear, clear_error
@@ -52,7 +54,7 @@ def config_of(tmp_path: Path, train: Path, **more: Any) -> Config:
 
 
 def prepared_of(tmp_path: Path, train: Path, fields: list[Used] | None = None, **more: Any) -> Prepared:
-    return prepare.prepare(config_of(tmp_path, train, **more), fields or small_fields(), seed=0)
+    return prepare.prepare(config_of(tmp_path, train, **more), fields or small_fields())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -117,7 +119,7 @@ def test_an_interrupted_run_goes_on_with_what_an_older_dougong_prepared(
         first = prepared_of(tmp_path, file)
 
     def again() -> Prepared:
-        return prepare.prepare(config_of(tmp_path, file), small_fields(), seed=0, known=first.key)
+        return prepare.prepare(config_of(tmp_path, file), small_fields(), known=first.key)
 
     assert again().folder == first.folder
     assert prepared_of(tmp_path, file).key != first.key  # a new run takes the new code
@@ -125,8 +127,34 @@ def test_an_interrupted_run_goes_on_with_what_an_older_dougong_prepared(
     assert again().key != first.key  # other contents are other data, whatever prepared them
 
 
-def other_input(tmp_path: Path, change: str) -> tuple[Config, list[Used], int]:
-    file, fields, seed, more = tmp_path / "a.csv", small_fields(), 0, {}
+def test_other_code_of_any_field_and_another_package_have_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = [Used("tags", labels.Config(), True, labels)]  # its classes are fitted by category.py
+    before = prepare.key_of("contents", fields)
+    read = Path.read_bytes
+    with monkeypatch.context() as edited:
+        edited.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "category.py"))
+        assert prepare.key_of("contents", fields) != before
+    for package in ("tokenizers", "pillow", "pyarrow", "ftfy", "py3langid"):
+        with monkeypatch.context() as other:
+            other.setattr(
+                prepare, "installed", lambda name, package=package: "9.9" if name == package else installed(name)
+            )
+            assert prepare.key_of("contents", fields) != before
+    assert prepare.key_of("contents", fields) == before
+
+
+def test_a_preparation_of_an_older_dougong_that_does_not_tell_its_contents_opens(tmp_path: Path) -> None:
+    folder = prepared_of(tmp_path, write_csv(tmp_path / "a.csv", 30)).folder
+    manifest = read_sealed(folder / "manifest.json")
+    del manifest["meta"]["contents"]
+    write_sealed(folder / "manifest.json", manifest)
+    assert Prepared(folder).contents is None
+
+
+def other_input(tmp_path: Path, change: str) -> tuple[Config, list[Used]]:
+    file, fields, more = tmp_path / "a.csv", small_fields(), {}
     if change == "contents":
         write_csv(file, 101)
     elif change == "cleaning":
@@ -137,19 +165,17 @@ def other_input(tmp_path: Path, change: str) -> tuple[Config, list[Used], int]:
         fields[1] = Used("size", number.Config(normalize="log"), False, number)
     elif change == "fewer fields":
         del fields[1]
-    elif change == "seed":
-        seed = 1
     elif change == "unit":
         more = {"text_rows": "line"}
-    return config_of(tmp_path, file, **more), fields, seed
+    return config_of(tmp_path, file, **more), fields
 
 
-@pytest.mark.parametrize("change", ["contents", "cleaning", "split", "field", "fewer fields", "seed", "unit"])
+@pytest.mark.parametrize("change", ["contents", "cleaning", "split", "field", "fewer fields", "unit"])
 def test_another_input_has_another_key(tmp_path: Path, change: str) -> None:
     write_csv(tmp_path / "a.csv", 100)
-    before = prepare.prepare(*other_input(tmp_path, "")[:2], seed=0).key
-    config, fields, seed = other_input(tmp_path, change)
-    assert prepare.prepare(config, fields, seed=seed).key != before
+    before = prepare.prepare(*other_input(tmp_path, "")).key
+    config, fields = other_input(tmp_path, change)
+    assert prepare.prepare(config, fields).key != before
 
 
 def test_where_a_file_lies_does_not_change_the_key(tmp_path: Path) -> None:
@@ -178,14 +204,19 @@ def picture(seed: int) -> bytes:
     return stream.getvalue()
 
 
-def test_a_changed_picture_that_a_row_names_is_another_input(tmp_path: Path) -> None:
+def pictures(tmp_path: Path) -> tuple[Path, list[Used]]:
+    """A table of pictures, and its fields."""
     (tmp_path / "pictures").mkdir()
     for number_ in range(30):
         (tmp_path / "pictures" / f"{number_}.png").write_bytes(picture(number_))
     file = tmp_path / "a.csv"
     rows = "".join(f"pictures/{number_}.png,{'ab'[number_ % 2]}\n" for number_ in range(30))
     file.write_text("photo,label\n" + rows)
-    fields = [Used("photo", image.Config(), False, image), Used("label", category.Config(), True, category)]
+    return file, [Used("photo", image.Config(), False, image), Used("label", category.Config(), True, category)]
+
+
+def test_a_changed_picture_that_a_row_names_is_another_input(tmp_path: Path) -> None:
+    file, fields = pictures(tmp_path)
     first = prepared_of(tmp_path, file, fields)
     assert used_rows(first.report) == 30
     (tmp_path / "pictures" / "7.png").write_bytes(picture(99))
@@ -266,8 +297,8 @@ def test_D1_rows_read_are_rows_used_and_rows_in_quarantine(
     assert sum(line["bad"] for line in lines) == 2
     if rules.get("duplicates") == "drop":
         assert [reasons[row] for row in (206, 207, 208)] == ["duplicates"] * 3
-    elif rules.get("near_duplicates") == "drop":
-        assert [reasons[row] for row in (206, 207, 208)] == ["near_duplicates"] * 3
+    else:
+        assert not {206, 207, 208} & set(reasons), "exact copies are no business of the other rules"
     if "outliers" in rules:
         assert reasons[210] == "outliers"
 
@@ -284,6 +315,41 @@ def test_D5_rows_of_test_that_stand_in_train_are_counted(tmp_path: Path) -> None
     prepared = prepared_of(tmp_path, train, test=str(test), split={"validation": 0.0})
     assert (prepared.report.leaked["test"], prepared.report.compared["test"]) == (10, 30)
     assert any("10 of 30 rows of test stand in train" in warning for warning in prepared.report.warnings())
+
+
+def test_D5_a_file_in_two_splits_is_refused_by_name(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", 30)
+    test = write_csv(tmp_path / "test.csv", 20)
+    (tmp_path / "link.csv").symlink_to(test)
+    for named in ("test.csv", "link.csv"):
+        more = {"test": str(tmp_path / named)}
+        check_both(tmp_path, tmp_path / "[at]*.csv", named, "data.train", "data.test", "leaves this file out", **more)
+
+
+@pytest.mark.parametrize("split", [{}, {"validation": 0.0}, {"validation": 0.0, "test": 0.0}])
+def test_no_row_is_held_out_where_the_recipe_says_so(tmp_path: Path, split: dict[str, float]) -> None:
+    file = write_csv(tmp_path / "a.csv", 100)
+    prepared = prepared_of(tmp_path, file, split=split)
+    assert {name: prepared.split(name).rows for name in prepare.SPLITS} == {"train": 100, "validation": 0, "test": 0}
+    report = inspect(config_of(tmp_path, file, split=split), small_fields())
+    assert (report.kept["train"], report.kept["validation"]) == (100, 0)
+
+
+def test_a_recipe_may_stand_in_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "proj[1]"
+    (tmp_path / "proj1").mkdir()
+    folder.mkdir()
+    names = ["a.csv", "b[2].csv"]
+    for name in (*names, "../proj1/c.csv"):
+        write_csv(folder / name, 10)
+    found = prepare.find_files(prepare.rooted(Config(train="*.csv", test=("../proj1/*.csv",)), folder))
+    assert found["train"] == [folder / name for name in names]
+    assert [path.name for path in found["test"]] == ["c.csv"]
+    for name in names:
+        twice = prepare.rooted(prepare.rooted(Config(train=name), folder), folder)
+        assert prepare.find_files(twice) == {"train": [folder / name]}
+    with clear_error("c.csv", error=DataError):  # it stands in the folder that the name would match
+        prepare.find_files(prepare.rooted(Config(train="c.csv"), folder))
 
 
 def test_D5_duplicates_are_counted_and_dropped_where_the_recipe_says_so(tmp_path: Path) -> None:
@@ -331,8 +397,8 @@ def check_both(tmp_path: Path, file: Path, *parts: str, error: type[Exception] =
     """`prepare` and `inspect` (which is what `dougong check` does) say the same."""
     config = config_of(tmp_path, file, **more)
     for act in (
-        lambda: prepare.prepare(config, small_fields(), seed=0),
-        lambda: inspect(config, small_fields(), seed=0),
+        lambda: prepare.prepare(config, small_fields()),
+        lambda: inspect(config, small_fields()),
     ):
         with pytest.raises(error) as caught:
             act()
@@ -349,6 +415,29 @@ def test_D3_a_missing_column_names_the_nearest_one(tmp_path: Path) -> None:
     check_both(tmp_path, tmp_path / "a.csv", "a.csv", "no column 'label'", "outputs.label", "column: lable")
 
 
+def test_D3_a_key_of_jsonl_may_come_late_and_is_missing_only_where_no_row_has_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [{"text": f"row {row}", "size": row, "label": "ab"[row % 2]} for row in range(300)]
+    late = [{name: value for name, value in row.items() if name != "size" or row["size"] > 250} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in late))
+    assert used_rows(prepared_of(tmp_path, file).report) == 300
+    file.write_text("".join(json.dumps({"text": "x", "size": 1, "lable": "a"}) + "\n" for _ in rows))
+    check_both(tmp_path, file, "a.jsonl", "no column 'label'", "outputs.label", "column: lable")
+
+
+def test_a_long_text_without_blank_lines_is_read_by_the_unit_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_RECORD", 2000)  # 16 MB in earnest
+    file = tmp_path / "a.txt"
+    file.write_text("".join(f"line {row}\n" for row in range(300)))
+    fields = [Used("text", text.Config(), True, text)]
+    assert used_rows(prepared_of(tmp_path, file, fields, text_rows="line").report) == 300
+    assert inspect(config_of(tmp_path, file, text_rows="line"), fields).rows_read == 300
+    with clear_error("longer than", error=DataError):
+        prepared_of(tmp_path, file, fields)
+
+
 @pytest.mark.parametrize("content", ["", "text,size,label\n"])
 def test_D3_a_file_without_rows_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text(content)
@@ -357,7 +446,44 @@ def test_D3_a_file_without_rows_is_named(tmp_path: Path, content: str) -> None:
 
 def test_D1_too_many_bad_rows_stop_the_work_and_say_which(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,size,label\n" + "".join(f"row {row},x,a\n" for row in range(40)))
-    check_both(tmp_path, tmp_path / "a.csv", "40 of 40 rows", "is not a number")
+    check_both(tmp_path, tmp_path / "a.csv", "40 of 40 rows", f"40 in {tmp_path / 'a.csv'}", "is not a number")
+    with pytest.raises(DataError) as caught:
+        inspect(config_of(tmp_path, tmp_path / "a.csv"), small_fields())
+    assert "that file" not in str(caught.value), "it names a list that is not there"
+
+
+def test_D1_bad_rows_are_counted_for_the_file_that_holds_them(tmp_path: Path) -> None:
+    test = tmp_path / "test.csv"
+    test.write_text("text,size,label\n" + "".join(f"row {row},x,a\n" for row in range(40)))
+    check_both(tmp_path, write_csv(tmp_path / "a.csv", 60), f": 40 in {test}\n", "40 of 100 rows", test=str(test))
+
+
+def test_D3_classes_are_judged_as_the_training_will_have_them(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("size,label\n" + "".join(f"{row},{'ab'[row > 29]}\n" for row in range(40)))
+    often = Used("label", category.Config(min_count=15), True, category)
+    for act in (prepare.prepare, inspect):
+        with clear_error("outputs.label", "two classes", "'a'", error=DataError):
+            act(config_of(tmp_path, file, split={}), [Used("size", number.Config(), False, number), often])
+
+
+@pytest.mark.parametrize(
+    "rules", [{}, {"duplicates": "drop", "near_duplicates": "keep"}, {"near_duplicates": "drop", "outliers": 50.0}]
+)
+def test_D5_check_reports_what_prepare_reports_and_leaves_nothing(tmp_path: Path, rules: dict[str, Any]) -> None:
+    write_csv(tmp_path / "test.csv", 30)
+    more: dict[str, Any] = {"test": str(tmp_path / "test.csv"), "cleaning": {"max_bad": 0.1, **rules}}
+    file = messy(tmp_path / "a.csv")
+    with file.open("a") as stream:
+        stream.write("row 0 says 0 things,0.0,a\n")
+    looked = inspect(config_of(tmp_path, file, **more), small_fields())
+    assert not list((tmp_path / "prepared").iterdir())
+    found = prepared_of(tmp_path, file, **more).report
+    assert looked.exact_duplicates >= 3
+    assert looked.leaked["test"] == 1
+    found.used.clear()  # only what is encoded is used, and gives notes
+    found.notes.clear()
+    assert looked.to_json() == found.to_json()
 
 
 def test_D1_no_row_left_is_an_error_not_an_empty_model(tmp_path: Path) -> None:
@@ -367,8 +493,9 @@ def test_D1_no_row_left_is_an_error_not_an_empty_model(tmp_path: Path) -> None:
 
 def test_outliers_without_a_number_are_refused(tmp_path: Path) -> None:
     config = config_of(tmp_path, write_csv(tmp_path / "a.csv", 30), cleaning={"outliers": 3.0})
-    with clear_error("data.cleaning.outliers", error=FieldError):
-        prepare.prepare(config, [small_fields()[0], small_fields()[2]], seed=0)
+    for act in (prepare.prepare, inspect):
+        with clear_error("data.cleaning.outliers", error=FieldError):
+            act(config, [small_fields()[0], small_fields()[2]])
 
 
 def test_a_mended_file_is_prepared_after_a_failure(tmp_path: Path) -> None:
@@ -392,6 +519,116 @@ def test_D11_a_prepared_shard_that_changed_is_refused_by_name(tmp_path: Path, da
         prepared_of(tmp_path, file)
 
 
+def test_D11_every_file_of_a_preparation_is_checked_when_it_is_read_and_by_verify(tmp_path: Path) -> None:
+    folder = prepared_of(tmp_path, write_csv(tmp_path / "a.csv", 100)).folder
+    reads: dict[str, Any] = {
+        "train/part-00000.arrow": lambda prepared: prepared.split("train").take(np.arange(1)),
+        "fields/label.json": lambda prepared: prepared.codec_json("label"),
+        "report.json": lambda prepared: prepared.report,
+    }
+    Prepared(folder).verify()
+    for name, reading in reads.items():
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 4
+        (folder / name).write_bytes(data)
+        for act in (reading, Prepared.verify):
+            with clear_error(name, f"delete {folder}; it is prepared again", error=ArtefactError):
+                act(Prepared(folder))
+        data[len(data) // 2] ^= 4
+        (folder / name).write_bytes(data)
+    Prepared(folder).verify()
+
+
+def changing(monkeypatch: pytest.MonkeyPatch, change: Any, when: int) -> None:
+    """Let `change` happen when chunk `when` of the files is read."""
+    read = preparation.chunked
+
+    def reading(*arguments: Any) -> Iterator[Any]:
+        for index, chunk in enumerate(read(*arguments)):
+            if index == when:
+                change()
+            yield chunk
+
+    monkeypatch.setattr(preparation, "chunked", reading)
+
+
+def written_again(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"things", b"stuffs"))
+
+
+@pytest.mark.parametrize("when", [0, 3])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (written_again, "it was written again"),
+        (lambda file: write_csv(file, 101), "bytes and has"),
+        (lambda file: file.write_text("text,size,label\nx,y\n"), "bytes and has"),
+        (Path.unlink, "it is gone"),
+    ],
+    ids=["rewritten", "longer", "damaged", "gone"],
+)
+def test_D11_a_file_that_changes_while_it_is_prepared_is_never_sealed_under_its_old_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: None, change: Any, said: str, when: int
+) -> None:
+    file = write_csv(tmp_path / "a.csv", 100)
+    data = file.read_bytes()
+    with monkeypatch.context() as while_it_works:
+        changing(while_it_works, lambda: change(file), when)
+        with clear_error(str(file), said, "run it again", error=DataError):
+            prepared_of(tmp_path, file)
+    assert [path.suffix for path in (tmp_path / "prepared").iterdir()] == [".lock"]
+    file.write_bytes(data)
+    assert texts(prepared_of(tmp_path, file, split={}), "train")[99] == "row 99 says 4 things"
+
+
+def test_D11_a_picture_that_changes_or_goes_while_it_is_prepared_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, fields = pictures(tmp_path)
+    for change in (lambda path: path.write_bytes(picture(99)), Path.unlink):
+        path = tmp_path / "pictures" / "7.png"
+        with monkeypatch.context() as while_it_works:
+            changing(while_it_works, partial(change, path), 0)
+            with clear_error("7.png", "it changed while the data was prepared", error=DataError):
+                prepared_of(tmp_path, file, fields)
+
+
+def test_D11_what_was_read_of_a_file_that_changed_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: None
+) -> None:
+    """Killed after it had read rows of another version of the file, which then came back."""
+    file = write_csv(tmp_path / "a.csv", 100)
+    data = file.read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        file.write_bytes(data)
+        raise Killed
+
+    with monkeypatch.context() as while_it_works:
+        while_it_works.setattr(preparation.Preparation, "choose", lambda *_: kill())
+        changing(while_it_works, lambda: written_again(file), 0)
+        with pytest.raises(Killed):
+            prepared_of(tmp_path, file, split={})
+    assert list((tmp_path / "prepared").glob("*.partial"))
+    assert texts(prepared_of(tmp_path, file, split={}), "train")[99] == "row 99 says 4 things"
+    assert not list((tmp_path / "prepared").glob("*.partial"))
+
+
+def test_what_was_left_half_done_a_week_ago_is_removed_unless_somebody_works_on_it(tmp_path: Path) -> None:
+    cache, week = tmp_path / "prepared", prepare.ABANDONED + 60
+    for name, age in (("old", week), ("young", 60), ("locked", week)):
+        for folder in (cache / f"{name}.0.partial" / "rows", cache / f"{name}.0.partial"):
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder, (time.time() - age,) * 2)
+    with lock(cache / "locked.lock"):
+        prepared_of(tmp_path, write_csv(tmp_path / "a.csv", 30))
+    assert sorted(path.name for path in cache.glob("*.partial")) == ["locked.0.partial", "young.0.partial"]
+
+
 def test_D11_a_damaged_manifest_is_refused_by_name(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", 100)
     manifest = prepared_of(tmp_path, file).folder / "manifest.json"
@@ -406,8 +643,8 @@ def test_D11_a_damaged_manifest_is_refused_by_name(tmp_path: Path) -> None:
 def test_two_processes_give_the_same_bytes_as_one(tmp_path: Path, small_chunks: None) -> None:
     file = messy(tmp_path / "a.csv")
     more: dict[str, Any] = {"cleaning": {"max_bad": 0.1, "duplicates": "drop"}}
-    inline = prepare.prepare(config_of(tmp_path / "one", file, **more), small_fields(), seed=0, workers=0)
-    parallel = prepare.prepare(config_of(tmp_path / "two", file, **more), small_fields(), seed=0, workers=2)
+    inline = prepare.prepare(config_of(tmp_path / "one", file, **more), small_fields(), workers=0)
+    parallel = prepare.prepare(config_of(tmp_path / "two", file, **more), small_fields(), workers=2)
     assert contents(inline.folder) == contents(parallel.folder)
     assert len(inline.rows["train"]) > 5
 
@@ -419,7 +656,7 @@ def test_two_at_once_end_in_one_good_folder_or_the_second_says_who_is_at_work(tm
     assert [process.returncode for process in both].count(0) >= 1
     for one, process in zip(said, both, strict=True):
         if process.returncode:
-            check_clear(one["error"], "in use by process")
+            check_clear(one["error"], "in use by ")
             assert process.returncode == ArtefactError.exit_code
     (folder,) = [path for path in cache.iterdir() if path.suffix == ""]
     verify_folder(folder, "prepared")

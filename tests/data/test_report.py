@@ -19,7 +19,7 @@ def report_of(rows: list[dict[str, object]], kinds: dict[str, str] = KINDS) -> D
     report = DataReport()
     for row in rows:
         report.read(1)
-        report.row(row, kinds, "train")
+        report.rows({name: [value] for name, value in row.items()}, kinds, {"train": 1})
     return report
 
 
@@ -50,6 +50,35 @@ def test_two_workers_count_what_one_counts(rows: list[dict[str, object]], cut: i
         assert column == other
     assert one["rows_read"] == two["rows_read"] == len(rows)
     assert one["kept"] == two["kept"]
+
+
+@given(
+    st.sampled_from(["text", "category", "number", "labels", "image", ""]),
+    st.one_of(
+        st.lists(VALUE, max_size=8),
+        st.lists(st.text(max_size=3), max_size=8),
+        st.lists(st.one_of(st.none(), st.floats()), max_size=8),
+        st.lists(st.binary(max_size=3), max_size=8),
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_all_values_at_once_count_as_they_do_one_by_one(kind: str, values: list[object]) -> None:
+    together = Column(kind)
+    together.add_all(values)
+    one, two = column_of(values, kind).to_json(), together.to_json()
+    for number in ("mean", "squares"):
+        assert one.pop(number) == pytest.approx(two.pop(number), rel=1e-6, abs=1e-3)
+    assert one == two
+
+
+def test_a_picture_is_never_written_out_as_text() -> None:
+    class Picture(bytes):
+        def __repr__(self) -> str:
+            raise AssertionError("its bytes were written out")
+
+    column = Column("image")
+    column.add(Picture(b"x" * 100))
+    assert len(column.hashes) == 1
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=50))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dougong.core.artefacts import Written
 from dougong.core.errors import ArtefactError
 from dougong.data.columns import Columns, Ragged
 from dougong.data.shards import Split, Stream, read_shard, write_shard
@@ -36,6 +43,11 @@ def split_of(folder: Path, shards: list[list[int]]) -> Split:
         for seed, (path, lengths) in enumerate(zip(paths, shards, strict=False))
     ]
     return Split("train", paths, counts)
+
+
+def written(path: Path) -> Written:
+    data = path.read_bytes()
+    return Written(len(data), hashlib.sha256(data).hexdigest())
 
 
 SHARDS = [[3, 1, 4], [1], [5, 9, 2, 6], [5, 3]]
@@ -127,10 +139,9 @@ def test_lengths_and_names_are_those_of_all_shards(split: Split) -> None:
 def test_a_stream_reads_like_the_joined_rows_and_knows_its_documents(
     shards: list[list[int]], places: list[int]
 ) -> None:
-    columns = [columns_of(lengths, seed)["t.tokens"] for seed, lengths in enumerate(shards)]
     rows = whole(shards)["t.tokens"]
     flat, owners = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    stream = Stream(columns)
+    stream = Stream([columns_of(lengths, seed) for seed, lengths in enumerate(shards)], "t.tokens")
     assert len(stream) == len(flat)
     if not len(flat):
         return
@@ -168,3 +179,97 @@ def test_D11_a_shard_that_was_cut_or_is_gone_is_refused_by_name(tmp_path: Path) 
     path.unlink()
     with clear_error("part-00000.arrow", error=ArtefactError):
         read_shard(path)
+
+
+def test_D11_every_flipped_bit_of_a_shard_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "part-00000.arrow"
+    path.parent.mkdir()
+    count = write_shard(path, columns_of([4, 5]))
+    good, was = path.read_bytes(), written(path)
+    choose = random.Random(0)
+    for _ in range(100):
+        damaged = bytearray(good)
+        damaged[choose.randrange(len(good))] ^= 1 << choose.randrange(8)
+        path.write_bytes(damaged)
+        with clear_error("part-00000.arrow", "sha256", f"delete {tmp_path}; it is prepared", error=ArtefactError):
+            Split("train", [path], [count], [was]).take(np.arange(1))
+    path.write_bytes(good)
+    assert Split("train", [path], [count], [was]).take(np.arange(1))
+
+
+def test_D11_a_shard_is_hashed_once_a_process_and_again_when_it_was_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = split_of(tmp_path, [[3, 1], [2]])
+    known = [written(path) for path in split.paths]
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: hashed.append(file.name) or digest(file, kind))
+    for _ in range(3):
+        Split("train", split.paths, [2, 1], known).take(np.arange(3))
+    assert len(hashed) == 2
+    os.utime(split.paths[0], ns=(1, 1))
+    Split("train", split.paths, [2, 1], known).take(np.arange(3))
+    assert len(hashed) == 3
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def rewrite(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    with path.open("r+b") as file:  # the file that is mapped, not another one of its name
+        file.write(data)
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    stat = path.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut": (cut, "has 100"),
+    "rewritten": (rewrite, "written again"),
+    "replaced": (replace, "another file took its place"),
+    "deleted": (Path.unlink, "it is gone"),
+}
+READS: dict[str, Callable[[Split, Stream], object]] = {
+    "take": lambda split, stream: split.take(np.arange(9, -1, -1)),
+    "stream": lambda split, stream: stream.read(0, len(stream)),
+    "documents": lambda split, stream: stream.document_of(np.arange(len(stream))),
+    "lengths": lambda split, stream: split.lengths("t.tokens"),
+}
+
+
+@pytest.mark.parametrize("damage", ["rewritten", "replaced", "deleted"])
+@pytest.mark.parametrize("read", READS)
+def test_D11_a_shard_that_changes_while_a_job_reads_it_is_refused_by_name(
+    tmp_path: Path, damage: str, read: str
+) -> None:
+    check_damage(tmp_path, damage, read)
+
+
+def test_D11_a_shard_that_is_cut_while_a_job_reads_it_is_an_error_and_no_signal(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from tests.data.test_shards import READS, check_damage\n"
+        f"for read in READS: check_damage(Path({str(tmp_path)!r}) / read, 'cut', read)"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert child.returncode == 0, f"{child.returncode}: {child.stderr}"
+
+
+def check_damage(folder: Path, damage: str, read: str) -> None:
+    folder.mkdir(exist_ok=True)
+    damaging, said = DAMAGES[damage]
+    split = split_of(folder, SHARDS)
+    stream = split.stream("t.tokens")
+    if read != "lengths":  # they are kept once they are known
+        READS[read](split, stream)
+    damaging(split.paths[2])
+    with clear_error("part-00002.arrow", said, error=ArtefactError):
+        READS[read](split, stream)

@@ -299,6 +299,33 @@ def test_no_files_at_all_is_an_error(tmp_path: Path) -> None:
         find_files([], tmp_path)
 
 
+@given(
+    st.lists(st.sampled_from(["a,1", '"a, ""b""",2', '"two\nlines",3', "", 'in"side,4', '"open,5', "x", "a\r\nb,6"]))
+)
+@settings(max_examples=100, deadline=None)
+def test_D1_many_rows_at_once_are_the_rows_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    """Whatever the reader may take at a time, and whichever lines take a closer look."""
+    for name, start in (("blocks.csv", "text,label\nfirst,0\n"), ("blocks.txt", "first\n\n")):
+        file = tmp_path_factory.getbasetemp() / name
+        file.write_bytes((start + "\n".join(lines)).encode())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources._Run, "plain", lambda run: None)  # all line by line
+            rows = list(read_rows(file))
+        want = [(row.number, row.values["text"]) for row in rows if isinstance(row, Row)]
+        for chunk in (9, 40, 1 << 20):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sources, "CHUNK", chunk)
+                patch.setattr(sources, "_encoding", lambda file, head: ("utf-8", 1, 0))
+                assert list(read_rows(file)) == rows
+                blocks = list(sources.read_blocks(file, used={"text", "none"}))
+            got = [pair for block in blocks for pair in zip(block.numbers, block.columns["text"], strict=True)]
+            assert got == want
+            assert [row for block in blocks for row in block.bad] == [row for row in rows if not isinstance(row, Row)]
+            assert all(set(block.columns["none"]) <= {None} for block in blocks)
+
+
 def test_columns_of_jsonl_are_those_of_its_first_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b": 2, "a": 1}\n')
     assert columns(tmp_path / "a.jsonl") == ["a", "b"]
@@ -356,21 +383,6 @@ def repeat_to(file: Path, line: bytes, size: int) -> None:
         for _ in range(count // 100):
             stream.write(block)
         stream.write((line + b"\n\n") * (count % 100))
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
-def test_D4_a_line_of_1_GB_costs_one_row_and_little_memory(tmp_path: Path, name: str) -> None:
-    small, file = tmp_path / f"small_{name}", tmp_path / name
-    content = b'{"a":1}\n\n'
-    small.write_bytes(content * 2)
-    file.write_bytes(content * 2)
-    with file.open("r+b") as stream:  # a hole: no disk is used
-        stream.seek(1 << 30)
-        stream.write(b"\n\n" + content)
-    rows, bad, growth = read_in_child(small, file)
-    assert bad == 1
-    assert rows >= 2
-    assert growth < 100
 
 
 def test_D4_memory_does_not_grow_with_a_parquet_file(tmp_path: Path) -> None:

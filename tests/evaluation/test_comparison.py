@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binomtest
 
 from dougong.core.errors import DataError, FieldError
+from dougong.evaluation import comparison
 from dougong.evaluation.comparison import compare_estimates, holm
 from dougong.metrics.classification import AUC, Accuracy
 from dougong.metrics.regression import RMSE
@@ -37,8 +38,8 @@ def rights(rows: int, *accuracies: float, seed: int = 0) -> list[np.ndarray]:
 
 def test_a_clear_difference_is_named_with_its_interval():
     a, b = rights(600, 0.75, 0.84)
-    comparison = compare_estimates({"a": run(a), "b": run(b)}, Accuracy())
-    (pair,) = comparison.pairs
+    found = compare_estimates({"a": run(a), "b": run(b)}, Accuracy())
+    (pair,) = found.pairs
     assert pair.difference == pytest.approx(b.mean() - a.mean())
     assert pair.low < pair.difference < pair.high
     points = f"{100 * pair.difference:.1f}"
@@ -63,9 +64,9 @@ def test_the_same_predictions_are_the_same():
 
 def test_pairing_narrows_the_interval():
     a, b = rights(600, 0.75, 0.80)
-    comparison = compare_estimates({"a": run(a), "b": run(b)}, Accuracy())
-    (pair,) = comparison.pairs
-    unpaired = math.hypot(*(each.high - each.low for each in comparison.estimates.values()))
+    found = compare_estimates({"a": run(a), "b": run(b)}, Accuracy())
+    (pair,) = found.pairs
+    unpaired = math.hypot(*(each.high - each.low for each in found.estimates.values()))
     assert pair.high - pair.low < 0.8 * unpaired
 
 
@@ -108,10 +109,10 @@ def test_lower_is_better_where_the_metric_says_so():
 
 def test_many_pairs_are_corrected():
     runs = rights(500, 0.70, 0.75, 0.80)
-    comparison = compare_estimates({name: run(right) for name, right in zip("abc", runs, strict=True)}, Accuracy())
-    assert len(comparison.pairs) == 3
-    assert all(pair.p_corrected >= pair.p for pair in comparison.pairs)
-    assert all("corrected for 3 comparisons" in pair.verdict for pair in comparison.pairs)
+    found = compare_estimates({name: run(right) for name, right in zip("abc", runs, strict=True)}, Accuracy())
+    assert len(found.pairs) == 3
+    assert all(pair.p_corrected >= pair.p for pair in found.pairs)
+    assert all("corrected for 3 comparisons" in pair.verdict for pair in found.pairs)
 
 
 def test_holm_multiplies_by_the_number_of_hypotheses_left():
@@ -144,19 +145,56 @@ def test_one_run_alone_is_refused():
 
 def test_a_metric_that_says_nothing_gives_no_verdict():
     a, b = rights(50, 0.8, 0.7)
-    comparison = compare_estimates({"a": run(a), "b": run(b)}, AUC(2), replicates=50)
-    assert "cannot be compared: auc is not defined" in comparison.pairs[0].verdict
-    assert comparison.to_json()["pairs"][0]["p"] is None
+    found = compare_estimates({"a": run(a), "b": run(b)}, AUC(2), replicates=50)
+    assert "cannot be compared: auc is not defined" in found.pairs[0].verdict
+    assert found.to_json()["pairs"][0]["p"] is None
+
+
+def many_classes(quality: float, classes: int = 12, rows: int = 300):
+    """Predictions of as many classes as have no room for all replicates at once; better ones with more quality."""
+    rng = np.random.default_rng(3)
+    index = rng.integers(0, classes, rows)
+    logits = rng.normal(size=(rows, classes)) + quality * np.eye(classes)[index]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    yield np.arange(rows), {"probabilities": probabilities}, {"index": index}
+
+
+def test_replicates_that_do_not_fit_at_once_are_made_in_blocks(monkeypatch):
+    def compared():
+        runs = {"a": many_classes(0.3), "b": many_classes(1.5)}
+        return compare_estimates(runs, AUC(12), replicates=203)
+
+    whole = compared()
+    monkeypatch.setattr(comparison, "SUMS_BYTES", 11 * 8 * 2 * 12 * 512)  # 10 replicates and the plain sums
+    monkeypatch.setattr(comparison, "PASSES", 30)
+    assert compared() == whole
+    (pair,) = whole.pairs
+    assert pair.p == 2 / 204
+    assert pair.verdict.startswith("b is better than a by")
+    monkeypatch.setattr(comparison, "PASSES", 5)
+    (pair,) = compared().pairs  # 50 replicates: enough for a verdict, not for as small a p
+    assert pair.p == 2 / 51
+
+
+def test_too_few_replicates_are_said_to_be_too_few_and_not_called_chance(monkeypatch):
+    monkeypatch.setattr(comparison, "SUMS_BYTES", 2 * 8 * 2 * 12 * 512)
+    found = compare_estimates({"a": many_classes(0.3), "b": many_classes(1.5)}, AUC(12))
+    (pair,) = found.pairs
+    assert pair.verdict == (
+        "Whether a or b is better cannot be told: auc could be computed in only 25 resamples of these 300 rows. "
+        "Look at another metric."
+    )
+    assert found.to_json()["pairs"][0]["p"] is None
 
 
 def test_text_and_json_say_the_same():
     a, b = rights(300, 0.7, 0.9)
-    comparison = compare_estimates({"a": run(a), "b": run(b)}, Accuracy(), replicates=500)
-    plain = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert plain["runs"]["b"]["value"] == comparison.estimates["b"].value
-    assert plain["pairs"][0]["verdict"] == comparison.pairs[0].verdict
-    lines = comparison.text().splitlines()
+    found = compare_estimates({"a": run(a), "b": run(b)}, Accuracy(), replicates=500)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert plain["runs"]["b"]["value"] == found.estimates["b"].value
+    assert plain["pairs"][0]["verdict"] == found.pairs[0].verdict
+    lines = found.text().splitlines()
     assert lines[0] == "accuracy (higher is better)"
     assert lines[1].startswith("  b  0.")
     assert lines[2].startswith("  a  0.")
-    assert lines[3] == comparison.pairs[0].verdict
+    assert lines[3] == found.pairs[0].verdict

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dougong.data.loader import POOL
 from dougong.evaluation import measure
 from dougong.evaluation.measure import Kept, Measured, read_measured, read_predictions
 from dougong.metrics.intervals import Estimate
-from tests.small_runs import home, run
+from tests.small_runs import home, recipe_of, run
 
 SORTS = ["reviews", "prices", "tags", "poems", "replies"]
 
@@ -177,9 +178,13 @@ def test_an_evaluation_that_was_tampered_with_is_refused(tmp_path: Path):
         read_measured(folder)
 
 
-def test_a_split_without_rows_is_refused():
+def test_a_split_without_rows_is_refused_and_a_misspelt_one_told_the_nearest():
     with pytest.raises(FieldError, match=r"split = 'bogus': expected a split that has rows"):
         dougong.evaluate(run("reviews"), split="bogus")
+    with pytest.raises(FieldError, match=r"split = 'tset': expected .* train, validation, test. Fix: write test"):
+        dougong.evaluate(run("reviews"), split="tset")
+    with pytest.raises(FieldError, match=r"split = 'trian': .*Fix: write train"):
+        dougong.compare(run("reviews"), run("reviews-mlp"), split="trian")
 
 
 # ------------------------------------------------------------------------------------------------------------- comparing
@@ -197,7 +202,7 @@ def test_two_runs_on_the_same_rows_are_compared():
 
 
 def test_runs_on_other_rows_are_not_compared():
-    with pytest.raises(DataError, match=r"no predictions of 'label'. Fix: compare runs that have the same outputs"):
+    with pytest.raises(DataError, match=r"run 'prices' has no output 'label' as 'reviews' has; it has price. Fix: "):
         dougong.compare(run("reviews"), run("prices"))
     with pytest.raises(DataError, match=r"share|different rows"):
         dougong.compare(run("reviews"), run("reviews-other"))
@@ -212,3 +217,56 @@ def test_an_unknown_metric_is_told_the_nearest():
         dougong.compare(run("reviews"))
     with pytest.raises(ArtefactError, match=r"no run there"):
         dougong.compare(run("reviews"), home() / "runs" / "nothing")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    """Two runs that were evaluated, to be damaged."""
+    dougong.compare(run("reviews"), run("reviews-mlp"), metric="label.accuracy")
+    return [Path(shutil.copytree(run(name).folder, tmp_path / name)) for name in ("reviews", "reviews-mlp")]
+
+
+def test_a6_predictions_with_a_flipped_bit_are_not_compared(pair: list[Path]):
+    (path,) = (pair[1] / "evaluations" / "test").glob("part-*.arrow")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"part-00000.arrow: its bytes are not those that were written") as caught:
+        dougong.compare(*pair)
+    assert caught.value.exit_code == 4
+
+
+def test_a6_an_evaluation_on_other_data_is_not_compared(pair: list[Path]):
+    trained = run("reviews")
+    plan = runs.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
+    measure.write_measured(
+        pair[0] / "evaluations" / "test", trained.model, plan, "test", trained.autocast, data_key="x"
+    )
+    with pytest.raises(
+        ArtefactError, match=r"made with other data than that of the run. Fix: dougong evaluate .*reviews"
+    ):
+        dougong.compare(*pair)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"outputs": {"label": {"type": "category", "classes": ["bad", "good", "so-so"]}}},
+            "other classes .*: so-so. Fix: ",
+        ),
+        (
+            {"outputs": {"label": {"type": "category", "classes": ["good", "bad"]}}},
+            "other classes .*their order. Fix: ",
+        ),
+        ({"outputs": {"label": "labels"}}, "output 'label' is a category in run 'reviews' and a labels in 'unlike'"),
+    ],
+)
+def test_outputs_that_are_not_alike_are_refused_by_name_before_any_metric(
+    changes: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dougong.lifecycle.report", lambda run: None)
+    recipe = recipe_of("reviews-mlp") | {"name": "unlike", "train": {"steps": 1, "device": "cpu"}} | changes
+    with pytest.raises(DataError, match=told):
+        dougong.compare(run("reviews"), dougong.train(recipe))

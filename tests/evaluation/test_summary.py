@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -33,12 +34,35 @@ def test_samples_show_held_out_rows(name: str):
     trained = run(name)
     found = summary.samples(trained)
     assert 1 <= len(found) <= summary.SAMPLES
-    keys = {"prompt", "text"} if name == "poems" else {"input", "prediction", "target"}
+    keys = {"prompt", "text"} if name == "poems" else {"input", "prediction", "target", "right"}
     assert all(set(sample) == keys for sample in found)
     if name != "poems":
         (output,) = trained.recipe.outputs
         assert all(sample["prediction"].startswith(f"{output}: ") for sample in found)
         assert all(sample["target"].startswith(f"{output}: ") for sample in found)
+
+
+def test_a_number_is_not_marked_as_right_or_different_and_a_category_is():
+    assert {sample["right"] for sample in summary.samples(run("prices"))} == {None}
+    assert all(isinstance(sample["right"], bool) for sample in summary.samples(run("reviews")))
+    assert 'class="mark' not in (run("prices").folder / "report.html").read_text(encoding="utf-8")
+    assert 'class="mark' in (run("reviews").folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_speed_is_told_in_tokens_only_where_there_are_some():
+    pages = {name: (run(name).folder / "report.html").read_text(encoding="utf-8") for name in ("prices", "reviews")}
+    assert ("rows per second" in pages["prices"], "tokens per second" in pages["prices"]) == (True, False)
+    assert ("rows per second" in pages["reviews"], "tokens per second" in pages["reviews"]) == (False, True)
+
+
+def test_the_report_tells_the_parent_and_what_the_command_line_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trained = run("prices")
+    said = trained.receipt | {"parent": "runs/base", "overrides": ["train.steps=7", "name=a b"]}
+    monkeypatch.setattr(type(trained), "receipt", said)
+    summary.write(tmp_path / "report.html", trained)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Started from runs/base" in page
+    assert "Trained with <code>-s train.steps=7 -s &#x27;name=a b&#x27;</code>, which replaces what stands here" in page
 
 
 def test_the_sentence_says_what_was_trained_and_how_good_it_is():
@@ -56,12 +80,12 @@ def test_the_headline_says_what_is_trained_on_what_and_how():
     lines = summary.headline(trained.recipe, trained.model, trained.prepared).splitlines()
     count = sum(parameter.numel() for parameter in trained.model.parameters())
     assert lines[0] == f"prices: colour, stars → price; mlp, {count:,} parameters"
-    assert re.fullmatch(r"rows: \d+ train, \d+ validation, \d+ test; budget: 30 steps; adamw", lines[1])
+    assert re.fullmatch(r"rows: \d+ train, (\d+ validation, )?\d+ test; budget: 30 steps; adamw", lines[1])
     assert "matrix products in float32" in lines[2]
 
 
 def test_the_log_gives_a_point_a_step_and_the_validations_beside_them():
-    found = summary.log_of(run("reviews").folder / "log.jsonl")
+    found = summary.log_of(run("reviews").folder / "log.jsonl", "tokens")
     assert [record["step"] for record in found if "loss" in record] == list(range(1, 31))
     assert [record["step"] for record in found if "val_loss" in record] == [15, 30]
     assert all(record["tokens_per_second"] > 0 for record in found if "loss" in record)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dougong.core.config import read
 from dougong.core.errors import DataError
 from dougong.fields import category
 from dougong.fields.category import UNSEEN, Codec, Config, Head
@@ -26,6 +27,8 @@ def test_classes_are_sorted_and_do_not_depend_on_the_order_of_rows() -> None:
     ("value", "name"),
     [
         ("  yes ", "yes"), ("", None), ("   ", None), (None, None), (3, "3"), (3.0, "3"), (2.5, "2.5"), (True, "true"),
+        ("3.0", "3"), (" 3.00 ", "3"), ("-3.0", "-3"), ("3.10", "3.10"), ("3.", "3."), ("1.0.0", "1.0.0"), ("v1.0", "v1.0"),
+        ("True", "true"), ("FALSE", "false"), ("truest", "truest"),
         (math.nan, None), ("none", "none"), (10**30, str(10**30)),
     ],
 )  # fmt: skip
@@ -51,6 +54,35 @@ def test_listed_classes_keep_their_order_also_those_that_no_row_has() -> None:
     codec = Codec.fit(Config(classes=("z", "a", "never")), ["a", "z", "other"])
     assert codec.classes == ["z", "a", "never"]
     assert codec.counts == [1, 1, 0]
+
+
+@pytest.mark.parametrize("values", [["yes", "no", None], ["Good", "bad"], []])
+def test_listed_classes_that_the_rows_do_not_hold_are_refused_with_those_that_they_do(values: list[str | None]) -> None:
+    """Else every target would be unseen, and the model would learn from nothing."""
+    held = ", ".join(repr(value) for value in values if value) or "nothing"
+    with clear_error("'mood'", "['good', 'bad']", "at least 2", f"which hold {held}", error=DataError):
+        Codec.fit(Config(column="mood", classes=("good", "bad")), values)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"classes": []},
+            "outputs.y.classes = []: expected at least 2 names. Fix: leave it out: the training rows tell.",
+        ),
+        ({"classes": ["a"]}, "outputs.y.classes = ['a']: expected at least 2 names."),
+        ({"classes": ["a", "b", "a"]}, "outputs.y.classes = 'a': expected each name once. Fix: remove one."),
+        ({"classes": ["a", "2.0"]}, "outputs.y.classes = '2.0': expected a name as values are read. Fix: write '2'."),
+        ({"classes": ["a", " "]}, "outputs.y.classes = ' ': expected a name as values are read. Fix: remove it."),
+        ({"classes": ["a", "b"], "min_count": 2}, "outputs.y.min_count = 2: expected 1 beside listed classes"),
+        ({"dropout": 1.0}, "outputs.y.dropout = 1.0: expected a number from 0 and below 1."),
+    ],
+)
+def test_a_list_of_classes_that_cannot_be_meant_is_refused(given: dict[str, object], said: str) -> None:
+    config, problems = read(Config, given, "outputs.y")
+    assert config is None
+    assert str(problems[0]).startswith(said)
 
 
 def test_a_column_of_names_is_no_category(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,12 @@ def test_D8_a_picture_of_one_pixel_or_one_row_goes_through(kind: tuple[int, int]
         assert min(codec.std) > 0
 
 
+def test_a_size_that_no_batch_has_room_for_is_refused() -> None:
+    assert read(Config, {"size": [4096, 1]})[1] == []
+    for size in ([4097, 1], [1, 4097], [0, 1]):
+        assert "at most 4,096" in read(Config, {"size": size})[1][0].expected
+
+
 def test_size_and_channels_are_those_of_most_training_rows_unless_said() -> None:
     values = [saved(noise(4, 5)), saved(noise(8, 6)), saved(noise(8, 6))]
     assert Codec.fit(Config(), values).size == (8, 6)

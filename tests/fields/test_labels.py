@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from dougong.core.config import read
+from dougong.core.errors import DataError
+from dougong.fields import labels
 from dougong.fields.labels import Codec, Config
+from tests.clear_error import clear_error
 
 
 @pytest.mark.parametrize(
@@ -14,6 +17,7 @@ from dougong.fields.labels import Codec, Config
     [
         ("a|b", ["a", "b"]), (" b | a ", ["a", "b"]), ("a||", ["a"]), ("", []), ("|", []), (None, None), ([], []),
         (["b", "a", "b"], ["a", "b"]), ('["b", " a"]', ["a", "b"]), ("[]", []), ([3, "x"], ["3", "x"]),
+        (["3.0", 3, True, "True"], ["3", "true"]),
         (["", " ", "a"], ["a"]), ('["", "a"]', ["a"]),
     ],
 )  # fmt: skip
@@ -45,6 +49,21 @@ def test_rare_and_listed_labels() -> None:
     rows = [["a", "b"], ["a"], ["c"]]
     assert Codec.fit(Config(min_count=2), rows).classes == ["a"]
     assert Codec.fit(Config(classes=("c", "x")), rows).classes == ["c", "x"]
+    with clear_error("'tags'", "['x', 'y']", "at least 1", "'a', 'b', 'c'", error=DataError):
+        Codec.fit(Config(column="tags", classes=("x", "y")), rows)
+    for given, said in (
+        ({"classes": []}, "at least one name"),
+        ({"classes": ["a"], "min_count": 2}, "1 beside listed"),
+    ):
+        assert said in read(Config, given)[1][0].expected
+
+
+def test_more_labels_than_a_row_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "MAX_LABELS", 3)
+    rows = [["a", "b"], ["a", "b", "c"], ["d"]]
+    assert Codec.fit(Config(min_count=2), rows).classes == ["a", "b"]
+    with clear_error("'tags'", "4 labels", "at most 3", "min_count", error=DataError):
+        Codec.fit(Config(column="tags"), rows)
 
 
 def test_a_label_is_given_from_its_threshold_on() -> None:

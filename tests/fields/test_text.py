@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dougong.core.config import read
 from dougong.core.errors import DataError, FieldError
 from dougong.data.columns import Ragged
 from dougong.fields import text
-from dougong.fields.text import END, Codec, Config, Encoder
+from dougong.fields.text import END, Codec, Config, Encoder, Head
+from dougong.layers.losses import Loss
+from dougong.model import initialize
 from tests.clear_error import check_clear, clear_error
 
 LINES = [
@@ -115,6 +117,26 @@ def test_D6_characters_beyond_the_vocabulary_are_unknown_and_counted() -> None:
     assert codec.decode(columns) == ["ab<|unknown|><|unknown|>", ""]
 
 
+def bytes_of(codec: Codec, *values: str | None) -> list[int]:
+    return np.asarray(codec.encode(values)[0]["bytes"]).tolist()
+
+
+def test_bytes_that_no_token_stands_for_are_not_counted_as_predicted() -> None:
+    """Else an unknown character would be three bytes at the price of one cheap token."""
+    few = Codec.fit(read(Config, {"tokenizer": {"kind": "char", "vocab_size": 3}})[0], ["床床前明月光"])
+    assert bytes_of(few, "床前明月光", "床", "前明", "", None) == [3, 3, 0, 0, 0]
+    for kind in KINDS:
+        assert bytes_of(CODECS[kind], *LINES[:4]) == [len(line.encode()) for line in LINES[:4]]
+    small = fitted("byte", lowercase=True)
+    assert bytes_of(small, "ABC İ") == [len("abc i̇".encode()) - 1]  # never more than the text has
+
+
+def test_the_bytes_of_some_tokens_are_those_that_they_spell() -> None:
+    tokens = CODECS["byte"].encode(["a月b"])[0]["tokens"]
+    assert isinstance(tokens, Ragged)
+    assert [CODECS["byte"].size(tokens.row(0)[:count]) for count in range(7)] == [0, 1, 1, 1, 4, 5, 5]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_lowercase_is_learnt_and_applied(kind: str) -> None:
     codec = fitted(kind, ["ΟΔΟΣ İstanbul HELLO", *LINES], lowercase=True)
@@ -172,6 +194,22 @@ def test_a_finished_tokenizer_neither_cuts_nor_pads(tmp_path: Path) -> None:
     assert tokens.lengths.tolist() == [6, 2]
 
 
+def test_D6_the_unknown_token_of_a_finished_tokenizer_is_counted_and_stands_for_no_bytes(tmp_path: Path) -> None:
+    pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "</s>": 1, "a": 2, "##b": 3}, unk_token="[UNK]"))
+    pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    unigram = Tokenizer(models.Unigram([("</s>", 0.0), ("a", -1.0), ("b", -1.0), ("?", -9.0)], unk_id=3))
+    unigram.decoder = decoders.Fuse()
+    for tokenizer, text_, unknown, size in (
+        (words("[UNK]", "</s>", "a", "b"), "a 床 b 床", 2, 3),
+        (pieces, "a 床 ab 床", 2, 4),
+        (unigram, "a床b", 1, 2),
+    ):
+        codec = Codec.fit(saved(tmp_path / "tokenizer.json", tokenizer), iter(()))
+        columns, counts = codec.encode([text_])
+        assert counts == {"unknown tokens": unknown}
+        assert np.asarray(columns["bytes"]).tolist() == [size]
+
+
 def test_a_vocabulary_with_holes_has_room_for_its_largest_id(tmp_path: Path) -> None:
     codec = Codec.fit(saved(tmp_path / "tokenizer.json", words("[UNK]", "</s>", "a", ids=[0, 1, 70_000])), iter(()))
     assert codec.vocab_size == 70_001
@@ -227,3 +265,29 @@ def test_a_language_model_sees_the_token_before() -> None:
     assert torch.equal(shifted.mask, expected.mask)
     within = encoder.shifted(batch | {"x.before": torch.tensor([3, 4])}, "x")
     assert torch.equal(within.values[:, 0], encoder.embed(torch.tensor([[3], [4]]), torch.tensor([1, 1])).values[:, 0])
+
+
+@pytest.mark.parametrize("width", [64, 32])
+def test_a_shared_matrix_begins_as_the_embedding_and_one_of_its_own_as_zero(width: int) -> None:
+    """Whatever the order of the parts: a head that filled the shared matrix anew would undo the embedding's scale."""
+    codec = CODECS["bpe"]
+    encoder, head = Encoder(codec.config, codec, 64, 4), Head(codec.config, codec, width, Loss())
+    head.tie(encoder)
+    initialize(torch.nn.ModuleList([encoder, head]), 0)
+    assert float(encoder.embedding.weight.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
+    if width == 64:
+        assert head.projection.weight is encoder.embedding.weight
+    else:  # unlike widths cannot share
+        assert not head.projection.weight.any()
+    untied = Head(config_of("bpe", tied=False), codec, 64, Loss())
+    untied.tie(encoder)
+    initialize(untied, 0)
+    assert not untied.projection.weight.any()
+
+
+def test_lowercase_beside_a_finished_tokenizer_is_refused() -> None:
+    _, problems = read(Config, {"lowercase": True, "tokenizer": {"kind": "file", "path": "x.json"}}, "inputs.x")
+    assert str(problems[0]) == (
+        "inputs.x.lowercase = true: expected false beside a finished tokenizer, which changes the text its own way. "
+        "Fix: remove it."
+    )

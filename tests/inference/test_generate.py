@@ -164,6 +164,19 @@ def test_options_are_checked_however_they_come():
         trained.generate(["a", 7])  # type: ignore[list-item]
 
 
+def test_a_prompt_that_is_not_whole_characters_is_told_by_its_place():
+    with pytest.raises(
+        FieldError, match=r"prompts\[1\] = 'a\\ud83d': expected whole characters .*Fix: read the text as UTF-8"
+    ):
+        run("poems").generate(["a", "a\ud83d"])
+    assert len(run("poems").generate(["\U0001f600"], max_tokens=2)) == 1
+
+
+def test_a_bare_text_is_not_taken_for_a_list_of_letters():
+    with pytest.raises(FieldError, match=r"prompts = 'good': expected a list of texts. Fix: .* \[text\]"):
+        generate.generate(run("poems").model, "good", Config())
+
+
 def test_a_run_that_writes_no_text_says_what_to_use():
     with pytest.raises(FieldError, match=r"expected a model that writes text. Fix: use predict for this run"):
         run("reviews").generate(["a"])

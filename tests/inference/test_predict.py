@@ -213,6 +213,19 @@ def test_every_token_is_counted_once_with_at_least_half_a_context_before_it(name
     assert list(nats) == pytest.approx([part.sum() for part in np.split(cost, tokens.offsets[1:-1])], rel=1e-4)
 
 
+def test_of_a_text_that_is_cut_only_the_bytes_that_were_read_are_counted():
+    trained, plan = run("replies"), plan_of("replies")
+    columns = plan.split.take(np.arange(plan.split.rows))
+    plan.limits = {**plan.limits, "reply.tokens": 3}
+    seen = set()
+    for found in predictions(trained.model, plan, trained.autocast):
+        whole = np.asarray(columns["reply.bytes"])[found.rows]  # of "9!", "99!", "119!"
+        assert np.asarray(found.targets["reply"]["tokens"]).tolist() == [3] * len(whole)
+        assert np.asarray(found.targets["reply"]["bytes"]).tolist() == np.minimum(whole, 3).tolist()
+        seen |= set(whole.tolist())
+    assert seen == {2, 3, 4}
+
+
 def test_losses_are_the_means_that_training_counts():
     trained, plan = run("reviews"), plan_of("reviews")
     total = count = 0.0

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from dougong.layers.attention import Attention, KeyValues, visible
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dougong.layers import attention
+from dougong.layers.attention import Attention, KeyValues, products, products_are_faster, visible
 
 
 def test_grouped_queries_equal_repeated_heads() -> None:
@@ -26,6 +31,84 @@ def test_normed_queries_and_keys_do_not_grow_with_the_weights() -> None:
     before = layer(x, *layer.keys_values(x))
     layer.query.weight.data *= 50
     torch.testing.assert_close(layer(x, *layer.keys_values(x)), before, rtol=1e-4, atol=1e-4)
+
+
+def masks(kind: str) -> tuple[torch.Tensor | None, bool]:
+    """Which of 5 keys each of 5 queries sees, in the forms that backbones use; and whether `causal` says it."""
+    real = torch.tensor([[True] * 5, [True, False, True, True, False], [False, True, False, False, False]])
+    places = torch.arange(5)[None]
+    if kind == "window":
+        return visible(places, places, torch.ones_like(real), causal=True, window=2), False
+    if kind == "holes and window":
+        return visible(places, places, real, causal=False, window=3), False
+    return (real[:, None, None, :] if kind == "holes" else None), kind == "causal"
+
+
+@pytest.mark.parametrize("kind", ["all", "causal", "holes", "window", "holes and window"])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_products_equal_the_fused_kernel_and_so_do_their_gradients(kind: str, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    shapes = [(3, heads, 5, 6) for heads in (4, kv_heads, kv_heads)]
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    seen, causal = masks(kind)
+    # A query that sees nothing is padding, which nobody reads: no gradient comes from there.
+    read = torch.ones(3, 1, 5, 1, dtype=torch.bool) if seen is None else seen.any(-1, keepdim=True)
+    gradient = torch.randn(3, 4, 5, 6, dtype=torch.float64) * read
+    fused = F.scaled_dot_product_attention(*given, seen, 0.0, causal, enable_gqa=kv_heads != 4)
+    ours = products(*given, seen, causal)
+    torch.testing.assert_close(ours * read, fused * read)
+    expected = torch.autograd.grad(fused, given, gradient)
+    for found, right in zip(torch.autograd.grad(ours, given, gradient), expected, strict=True):
+        torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("kind", ["all", "causal", "holes", "window"])
+def test_training_in_bf16_takes_the_products_and_stays_near_the_fused_kernel(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer, x = Attention(32, 2, 2, qk_norm=True), torch.randn(3, 5, 32)
+    seen, causal = masks(kind)
+    calls: list[torch.dtype] = []
+
+    def watched(queries: torch.Tensor, *rest: Any) -> torch.Tensor:
+        result = products(queries, *rest)
+        calls.append(result.dtype)
+        return result
+
+    def run() -> list[torch.Tensor]:
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x, *layer.keys_values(x), seen=seen, causal=causal)
+        y.float().square().sum().backward()
+        return [y.detach(), *(parameter.grad for parameter in layer.parameters() if parameter.grad is not None)]
+
+    monkeypatch.setattr(attention, "products", watched)
+    ours = run()
+    assert calls == [torch.bfloat16]
+    monkeypatch.setattr(attention, "products_are_faster", lambda queries, keys: False)
+    fused = run()
+    assert len(ours) == len(fused) == 7
+    for found, right in zip(ours, fused, strict=True):
+        assert (found - right).float().norm() < 0.02 * right.float().norm()
+
+
+def test_products_are_for_training_in_bf16_on_the_cpu_and_for_short_sequences() -> None:
+    short, long = torch.zeros(1, 1, 256, 8).bfloat16(), torch.zeros(1, 1, 257, 8).bfloat16()
+    assert products_are_faster(short, short)
+    assert not products_are_faster(short, long)
+    assert not products_are_faster(short.float(), short.float())
+    assert not products_are_faster(short.to("meta"), short.to("meta"))
+    with torch.no_grad():
+        assert not products_are_faster(short, short)
+
+
+def test_what_sees_nothing_stays_finite() -> None:
+    given = [torch.randn(1, 2, 3, 4).bfloat16().requires_grad_() for _ in range(3)]
+    y = products(*given, torch.zeros(1, 1, 1, 3, dtype=torch.bool), False)
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in given)
 
 
 def test_visible_equals_the_rule_written_out() -> None:

@@ -36,6 +36,24 @@ def test_a_single_choice_is_weighted_so_that_the_router_learns() -> None:
     assert layer.router.weight.grad.abs().sum() > 0
 
 
+def test_the_router_decides_in_float32_under_autocast_too() -> None:
+    torch.manual_seed(0)
+    layer, mask = Experts(8, 16, 4, 1, "gelu"), torch.ones(1, 400, dtype=torch.bool)
+    x = torch.randn(1, 400, 8).bfloat16()  # what a residual stream is under autocast
+    seen: list[torch.Tensor] = []
+    layer.router.register_forward_hook(lambda module, given, result: seen.append(result))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, balance = layer(x, mask)
+        decided = layer(x.float(), mask)[1]
+    assert (y.dtype, balance.dtype) == (torch.bfloat16, torch.float32)
+    assert [result.dtype for result in seen] == [torch.float32] * 2
+    torch.testing.assert_close(seen[0], x.float().flatten(0, 1) @ layer.router.weight.T)
+    assert torch.equal(balance, decided)
+    y.float().square().sum().backward()
+    assert layer.router.weight.grad is not None
+    assert layer.router.weight.grad.abs().sum() > 0
+
+
 def test_padding_is_sent_nowhere_and_not_counted() -> None:
     torch.manual_seed(0)
     layer = Experts(8, 16, 4, 2, "gelu")

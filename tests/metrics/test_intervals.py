@@ -94,6 +94,8 @@ def test_weights_are_poisson_and_a_function_of_seed_row_and_replicate():
     assert np.array_equal(weights, poisson_weights(rows, 101, seed=5))
     assert np.array_equal(weights[:, :40], poisson_weights(rows, 40, seed=5))
     assert np.array_equal(weights[37:38], poisson_weights(rows[37:38], 101, seed=5))
+    for first, count in ((0, 7), (4, 9), (6, 1), (93, 8)):  # in blocks they are the same
+        assert np.array_equal(weights[:, first : first + count], poisson_weights(rows, count, seed=5, first=first))
     assert not np.array_equal(weights, poisson_weights(rows, 101, seed=6))
     assert np.bincount(weights.ravel(), minlength=10)[:7] / weights.size == pytest.approx(
         poisson.pmf(np.arange(7), 1), abs=2e-3

@@ -19,18 +19,13 @@ from torch import Tensor, nn
 from dougong.core.artefacts import read_json, verify_folder, write_file, write_sealed
 from dougong.core.errors import ArtefactError, DougongError, MachineError
 from dougong.training import checkpoint
-from dougong.training.checkpoint import (
-    best,
-    find_latest,
-    latest,
-    load,
+from dougong.training.checkpoint import best, drop_from, find_best, find_latest, latest, load, prune, read_state, save
+from dougong.training.states import (
     optimizer_buffers,
     optimizer_tensors,
-    prune,
+    place_counts,
     random_state,
-    read_state,
     restore_optimizer,
-    save,
     set_random_state,
 )
 
@@ -227,13 +222,37 @@ def test_t15_with_one_good_left_nothing_goes(tmp_path: Path) -> None:
     assert find_latest(tmp_path)[0] == tmp_path / "step-00000001"
 
 
-def test_a_damaged_best_one_falls_back_to_the_best_before_it_or_is_an_error(tmp_path: Path) -> None:
-    one, two = (save(tmp_path, step, weights(step), {}, best=True) for step in (1, 2))
-    damage(two)
-    assert best(tmp_path) == one
-    damage(one)
-    with pytest.raises(ArtefactError, match=r"the best checkpoint is damaged. Fix: use the latest one"):
-        best(tmp_path)
+@pytest.mark.parametrize("file", ["rank-0000.safetensors", "manifest.json"])
+def test_t4_a_damaged_best_one_falls_back_to_the_best_before_it_or_to_the_newest_and_is_said(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two, three = (save(tmp_path, step, weights(step), {}, best=step < 3, keep=9) for step in (1, 2, 3))
+    assert find_best(tmp_path) == (two, [])
+    damage(two, file)
+    assert find_best(tmp_path)[0] == one
+    damage(one, file)
+    path, refused = find_best(tmp_path)
+    assert path == three
+    assert [str(folder) in line for folder, line in zip((two, one), refused, strict=True)] == [True, True]
+    assert best(tmp_path) == three
+    assert str(two / file) in caplog.text
+    damage(three, file)
+    with pytest.raises(ArtefactError, match="none of its 3 checkpoints is good"):
+        find_best(tmp_path)
+
+
+def test_without_any_best_one_none_is_found(tmp_path: Path) -> None:
+    assert find_best(tmp_path) == (None, [])
+    save(tmp_path, 1, weights(), {})
+    assert find_best(tmp_path) == (None, [])
+
+
+def test_t5_what_a_bad_stretch_left_goes_but_for_the_best(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        save(tmp_path, step, weights(step), {}, best=step == 5, keep=9)
+    assert drop_from(tmp_path, 4) == tmp_path / "step-00000005"
+    assert steps(tmp_path) == [1, 2, 3, 5]
+    assert drop_from(tmp_path / "nothing", 0) is None
 
 
 # ------------------------------------------------------------------------------------------------- hostile descriptions
@@ -469,6 +488,16 @@ def test_states_wider_than_their_parameter_are_not_cast(tmp_path: Path) -> None:
         assert torch.equal(other.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
         assert (other.state[parameter]["count"], other.state[parameter]["limit"]) == (3, float("inf"))
     assert other.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("fused", "wanted"), [(True, "meta"), (None, "cpu")])
+def test_step_counts_go_to_where_the_optimizer_of_another_device_wants_them(fused: bool | None, wanted: str) -> None:
+    there = nn.Parameter(torch.empty(3, device="meta"))  # stands for a GPU
+    optimizer = torch.optim.AdamW([there])
+    optimizer.param_groups[0]["fused"] = fused
+    optimizer.state[there] = {"step": torch.tensor(4.0), "exp_avg": torch.empty(3, device="meta")}
+    place_counts(optimizer)
+    assert optimizer.state[there]["step"].device.type == wanted
 
 
 def test_an_optimizer_over_other_parameters_is_refused(tmp_path: Path) -> None:

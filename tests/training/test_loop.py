@@ -17,6 +17,7 @@ from dougong.core.config import read
 from dougong.core.errors import FieldError
 from dougong.data.loader import Position
 from dougong.training.loop import (
+    WINDOW,
     Average,
     Batch,
     Config,
@@ -141,6 +142,18 @@ def test_gradients_are_clipped_by_value() -> None:
     assert parameter.grad.tolist() == torch.tensor([0.5, -0.5, 0.1]).tolist()
 
 
+def test_clipped_by_value_first_the_gradients_still_have_the_norm_that_is_asked_for() -> None:
+    parameter = nn.Parameter(torch.zeros(100))
+    parameter.grad = torch.full((100,), 10.0)
+    assert float(clip([parameter], Config(steps=1, clip_norm=1.0, clip_value=0.05))) == pytest.approx(100.0)
+    assert float(parameter.grad.norm()) == pytest.approx(
+        0.5, rel=1e-5
+    )  # 100 of 0.05: below the bound, left as they are
+    parameter.grad = torch.full((100,), 10.0)
+    clip([parameter], Config(steps=1, clip_norm=1.0, clip_value=0.5))
+    assert float(parameter.grad.norm()) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_weights_are_kept_within_their_bound_after_every_step() -> None:
     model = Toy()
     config = Config(steps=3, clip_weights=0.05)
@@ -240,6 +253,50 @@ def test_the_average_of_the_weights_follows_its_formula() -> None:
     assert torch.allclose(model.weight, expected, atol=1e-5)
     average.swap()
     assert torch.equal(model.weight, live)
+
+
+def test_the_average_takes_running_statistics_along_but_not_what_is_no_part_of_the_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    model.register_buffer("scratch", torch.zeros(1), persistent=False)
+    average = Average(model, 0.0)
+    assert sorted(average.tensors()) == sorted({*model.state_dict()} - {"1.num_batches_tracked"})
+    model(torch.randn(8, 2))
+    after = model[1].running_mean.clone()  # type: ignore[union-attr]
+    average.update(1)
+    model(torch.randn(8, 2) + 5.0)
+    average.swap()
+    assert torch.equal(model[1].running_mean, after)  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------------------------------- losses far too high
+
+
+@pytest.mark.parametrize(
+    ("losses", "spikes"),
+    [
+        ([0.7] * 20 + [0.8, 5.0, 0.7, 6.0], [False] * 20 + [False, True, False, True]),  # 0.7 never moved at all
+        ([0.0] * 20 + [0.0, 1e-9], [False] * 22),
+        ([1.0, 2.0, 3.0, 100.0], [False, False, False, True]),
+        ([3.0, -1.0, 2.0, 3.5, 3.0], [False] * 5),
+    ],
+    ids=["level", "nothing left", "few", "below nought"],
+)
+def test_t6_a_spike_is_a_loss_six_deviations_above_those_before(losses: list[float], spikes: list[bool]) -> None:
+    progress = Progress()
+    assert [progress.judge(loss, True) is not None for loss in losses] == spikes
+    assert progress.spikes == sum(spikes)
+
+
+def test_t6_losses_are_bad_from_the_first_spike_or_nan_on_until_one_is_good() -> None:
+    progress, since = Progress(), []
+    for step, loss in enumerate([1.0, 1.1, 0.9, 1e9, float("nan"), 1e9, 1.0, float("nan")]):
+        progress.step = step
+        progress.judge(loss, loss == loss)
+        since.append(progress.bad_since)
+    assert since == [None, None, None, 4, 4, 4, None, 8]
+    assert all(loss < 50 for loss in progress.losses)
+    progress.step = 8 + WINDOW
+    assert not progress.goes_bad
 
 
 # ----------------------------------------------------------------------------------------------------------- the config

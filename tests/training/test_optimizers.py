@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.core.config import dump, read
-from dougong.training import checkpoint
+from dougong.training import states
 from dougong.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, OptimizerConfig, build, orthogonal
 
 KINDS = [SGD(), Adagrad(), Adam(), AdamW(), Muon()]
@@ -207,14 +207,14 @@ def test_state_is_what_a_checkpoint_can_hold(config: Any) -> None:
     model = small()
     optimizer = build(config, model)
     train(model, optimizer, 2)
-    tensors, described = checkpoint.optimizer_tensors(optimizer, model)
+    tensors, described = states.optimizer_tensors(optimizer, model)
     saved = {name: tensor.clone() for name, tensor in tensors.items()}
     weights = copy.deepcopy(model.state_dict())
     train(model, optimizer, 2, start=2)
     again = small()
     again.load_state_dict(weights)
     resumed = build(config, again)
-    checkpoint.restore_optimizer(resumed, again, described, saved)
+    states.restore_optimizer(resumed, again, described, saved)
     train(again, resumed, 2, start=2)
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -1,0 +1,78 @@
+"""The figures: what a header asks is what is judged, and a figure stands in the table as it was reached."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dougong import recipe as recipes
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+FOUND = {
+    "metric": "label.accuracy",
+    "asked": ">= 0.9",
+    "value": 0.87654,
+    "low": 0.85,
+    "high": 0.9,
+    "rows": 1234,
+    "split": "test",
+    "met": False,
+    "minutes": 2.5,
+}
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("figures", FOLDER / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+figures = load()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_in_order_and_says_how_it_is_run(path: Path) -> None:
+    header = path.read_text(encoding="utf-8")
+    assert recipes.load(path).name == path.stem
+    assert re.search("^# data:", header, re.M)
+    if path.stem != "demo":
+        assert f"# run:     dougong train recipes/{path.name}\n" in header
+        assert re.search("^# (asks|shows): ", header, re.M)
+
+
+def test_a_figure_stands_in_the_table_and_says_where_it_falls_short(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n")
+    figures.write_table(page, {"reviews": FOUND})
+    text = page.read_text()
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "[reviews](recipes/reviews.yaml) | `label.accuracy` >= 0.9 | 0.8765 (0.8500 to 0.9000) — not met" in text
+    assert "| 1,234 test | 2.5 min |" in text
+
+
+def test_the_figure_is_written_into_the_recipe_once() -> None:
+    recipe = (
+        "# A title\n#\n# run:     dougong train x.yaml\n# reached: old\n# asks:    label.accuracy >= 0.9\nname: x\n"
+    )
+    once = figures.with_figure(recipe, FOUND)
+    assert once.count("# reached:") == 1
+    assert "# reached: label.accuracy 0.8765 (95 % 0.8500 to 0.9000), not met, in 2.5 minutes of training\n" in once
+    assert figures.with_figure(once, FOUND) == once
+    assert once.replace(once.splitlines()[3] + "\n", "") == recipe.replace("# reached: old\n", "")
+
+
+def test_the_baseline_is_what_its_script_prints_last(tmp_path: Path) -> None:
+    script = tmp_path / "baseline.py"
+    script.write_text("import sys\nprint('chatter', sys.argv[1:])\nprint('{\"linear\": 0.5}')\n")
+    lines = figures.said(f"# against: python {script} a.yaml\n", "against").splitlines()
+    assert lines == ["chatter ['a.yaml']", '{"linear": 0.5}']
+    assert figures.said("# data: nothing to run\n", "data") == ""
