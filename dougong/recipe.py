@@ -232,9 +232,11 @@ class Reader:
     def model(self, plain: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
         given = plain.get("model")
         given = {"kind": given} if isinstance(given, str) else {} if given is None else given
+        preset = "small"
         if isinstance(given, dict) and "kind" not in given:
-            given = {"kind": default_kind(inputs, outputs), **given}
-        return self.backbone("model", given, "small")
+            kind, preset = default_model(inputs, outputs)
+            given = {"kind": kind, **given}
+        return self.backbone("model", given, preset)
 
     def backbone(self, key: str, given: Any, preset: str) -> Any:
         given = {"kind": given} if isinstance(given, str) else given
@@ -387,14 +389,16 @@ class Reader:
             return None
 
 
-def default_kind(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
-    """The backbone that the types call for."""
+def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str, str]:
+    """The backbone that the types call for, and its preset."""
     types = {config.type for config in inputs.values()}
     if "text" in {config.type for config in outputs.values()}:
-        return "transformer"
+        return "transformer", "small"
     if "image" in types:
-        return "convnet" if len(inputs) == 1 else "transformer"  # beside other inputs a convnet would lose its grid
-    return "mlp"
+        return "convnet" if len(
+            inputs
+        ) == 1 else "transformer", "small"  # beside other inputs a convnet would lose its grid
+    return "mlp", "bag" if types == {"text"} else "small"
 
 
 def rooted(configs: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -192,25 +192,24 @@ class Codec:
 
 
 class Encoder(nn.Module):
-    """Token ids -> embeddings (B, T, D)."""
+    """Token ids -> features (B, T, D): embeddings of the tokens, or of the runs of tokens that end at each position."""
 
     def __init__(self, config: Config, codec: Codec, width: int, patch: int):
         super().__init__()
         self.positions: int | None = None
         self.end = codec.end
         self.token_dropout = config.token_dropout
-        self.embedding = nn.Embedding(codec.vocab_size, width)
+        self.embedding = nn.Embedding(codec.vocab_size, width) if config.ngrams == 1 else None
         self.grams = Grams(config.ngrams, width) if config.ngrams > 1 else None
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=self.embedding.weight.shape[1] ** -0.5)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=self.embedding.weight.shape[1] ** -0.5)
 
     def forward(self, batch: dict[str, Tensor], name: str) -> Features:
         """An input's tokens; in training some positions are hidden (Iyyer et al. 2015)."""
-        tokens = batch[f"{name}.tokens"]  # (B, T)
-        features = self.embed(tokens, batch[f"{name}.tokens.length"])
-        if self.grams is not None:
-            features = replace(features, values=features.values + self.grams(tokens))
+        tokens, lengths = batch[f"{name}.tokens"], batch[f"{name}.tokens.length"]  # (B, T), (B,)
+        features = self.embed(tokens, lengths) if self.grams is None else self.grams(tokens, lengths)
         if not self.training or not self.token_dropout:
             return features
         shown = torch.rand(tokens.shape, device=tokens.device) >= self.token_dropout
@@ -225,38 +224,68 @@ class Encoder(nn.Module):
         return self.embed(torch.cat([first, tokens[:, :-1]], dim=1), batch[f"{name}.tokens.length"])
 
     def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
+        assert self.embedding is not None  # runs of tokens only go in
         # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
         values = self.embedding(tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
         return Features(values, length_mask(lengths, tokens.shape[1]))
 
 
 class Grams(nn.Module):
-    """Embeddings of the runs of 2 … n tokens that end at each position, hashed into BUCKETS (Joulin et al. 2017).
+    """Embeddings of the runs of 1 … n tokens that end at each position, hashed into BUCKETS (Joulin et al. 2017).
 
-    They give a backbone without a sense of order (mlp) short phrases, or with characters as tokens parts of words.
+    They give a backbone without a sense of order (mlp) short phrases, or with characters as tokens parts of words. Each
+    counts by how rare it is among the training rows (inverse document frequency, Spärck Jones 1972), or what stands in
+    every text would drown what tells one from another.
     """
 
     BUCKETS: ClassVar[int] = 1 << 17
+    seen: Tensor
+    rows: Tensor
 
     def __init__(self, longest: int, width: int):
         super().__init__()
         self.longest = longest
         self.embedding = nn.Embedding(self.BUCKETS, width)
+        self.register_buffer("seen", torch.empty(self.BUCKETS, dtype=torch.int64))  # training rows with such a run …
+        self.register_buffer("rows", torch.empty((), dtype=torch.int64))  # … of so many
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=0.1)  # small: a run that was never seen adds little noise
+        nn.init.normal_(self.embedding.weight, std=0.01)  # small: a run that was never seen adds no noise
+        self.seen.zero_()
+        self.rows.zero_()
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
-        total = torch.zeros((), device=tokens.device)
-        run = tokens + 1
-        for length in range(2, self.longest + 1):
-            before = nn.functional.pad(run, (1, 0))[:, :-1]  # the run of one token less that ends one position earlier
-            run = before * 0x9E3779B97F4A7 + tokens + 1  # int64 wraps around: a hash, the same on every device
-            found = self.embedding((run ^ (run >> 29)) % self.BUCKETS)  # (B, T, D)
-            total = total + torch.where(
-                (torch.arange(tokens.shape[1], device=tokens.device) >= length - 1)[:, None], found, 0.0
-            )
-        return total
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Features:  # (B, T), (B,) -> (B, T, D)
+        mask = length_mask(lengths, tokens.shape[1])
+        runs = self.runs(tokens)  # (n, B, T)
+        whole = (
+            torch.ones(runs.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device).triu()[:, None] & mask
+        )
+        if self.training:
+            self.count(runs, whole)
+        rarity = torch.log((1 + self.rows) / (1 + self.seen))[runs] * whole  # (n, B, T)
+        values = torch.zeros((), device=tokens.device)
+        for run, weight in zip(
+            runs, rarity, strict=True
+        ):  # one after the other: all at once would take n times as much
+            values = values + self.embedding(run) * weight[..., None]  # (B, T, D)
+        return Features(values, mask)
+
+    def runs(self, tokens: Tensor) -> Tensor:
+        """The bucket of each run of 1 … n tokens that ends at each position: (B, T) -> (n, B, T)."""
+        run, buckets = torch.zeros_like(tokens), []
+        for _ in range(self.longest):
+            # the run of one token less that ends one position earlier; int64 wraps around: a hash, on every device the same
+            run = nn.functional.pad(run, (1, 0))[:, :-1] * 0x9E3779B97F4A7 + tokens + 1
+            buckets.append((run ^ (run >> 29)) % self.BUCKETS)
+        return torch.stack(buckets)
+
+    @torch.no_grad()
+    def count(self, runs: Tensor, whole: Tensor) -> None:
+        """Note in which rows which runs stand; each row counts once."""
+        row = torch.arange(runs.shape[1], device=runs.device)[:, None]  # (B, 1)
+        once = torch.unique((row * self.BUCKETS + runs)[whole.expand_as(runs)]) % self.BUCKETS
+        self.seen += torch.bincount(once, minlength=self.BUCKETS)
+        self.rows += runs.shape[1]
 
 
 class Head(nn.Module):
@@ -273,6 +302,7 @@ class Head(nn.Module):
 
     def tie(self, encoder: Encoder) -> None:
         """Share the embedding's matrix, where the widths agree and the recipe says so."""
+        assert encoder.embedding is not None
         if self.config.tied and encoder.embedding.weight.shape == self.projection.weight.shape:
             self.projection.weight, self.projection.shared = encoder.embedding.weight, True
 

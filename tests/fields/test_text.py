@@ -291,3 +291,28 @@ def test_lowercase_beside_a_finished_tokenizer_is_refused() -> None:
         "inputs.x.lowercase = true: expected false beside a finished tokenizer, which changes the text its own way. "
         "Fix: remove it."
     )
+
+
+def test_runs_of_tokens_count_by_how_rare_they_are_and_padding_not_at_all() -> None:
+    grams = text.Grams(3, 4)
+    grams.reset_parameters()
+    tokens = torch.tensor([[5, 6, 7], [5, 6, 0], [5, 9, 0]])
+    lengths = torch.tensor([3, 2, 2])
+    grams.train()(tokens, lengths)
+    assert int(grams.rows) == 3
+    assert int(grams.seen.sum()) == 6 + 3 + 3  # the runs of each row, padding left out
+    seen = grams.seen[grams.runs(tokens)]  # (n, B, T)
+    assert seen[0, :, 0].tolist() == [3, 3, 3]  # token 5 stands in every row
+    assert seen[1, :2, 1].tolist() == [2, 2]  # the run 5 6 in two
+    before = grams.seen.clone()
+    features = grams.eval()(torch.tensor([[5, 0, 0]]), torch.tensor([1]))
+    assert torch.equal(grams.seen, before)  # what is not trained on is not counted
+    assert features.mask.tolist() == [[True, False, False]]
+    assert torch.equal(features.values[0], torch.zeros(3, 4))  # what stands everywhere tells nothing
+
+
+def test_a_run_that_stands_twice_in_a_row_is_counted_once() -> None:
+    grams = text.Grams(2, 4)
+    grams.reset_parameters()
+    grams.train()(torch.tensor([[3, 3, 3, 3]]), torch.tensor([4]))
+    assert sorted(grams.seen[grams.seen > 0].tolist()) == [1, 1]
