@@ -101,9 +101,10 @@ def write_table(page: Path, results: dict[str, Figures]) -> None:
     for name, found in sorted(results.items()):
         value = f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
         mark = " — not met" if found["met"] is False else ""
+        asks = f"`{found['metric']}` {found['asked']}".strip()
         lines.append(
             f"| [{name}]({'../' if page.parent.name == 'docs' else ''}recipes/{name}.yaml) "
-            f"| `{found['metric']}` {found['asked']} | {value}{mark} | {found['rows']:,} {found['split']} "
+            f"| {asks} | {value}{mark} | {found['rows']:,} {found['split']} "
             f"| {found['minutes']} min |"
         )
     table = "\n".join(lines)
