@@ -90,6 +90,6 @@ def _looks_ahead() -> ValueError:
 PRESETS = {
     "tiny": Config(width=16, layers=2),
     "small": Config(width=64, hidden=256),
-    "bag": Config(width=16, hidden=32, layers=1),  # of a text's tokens or n-grams: what is wider learns them by heart
+    "bag": Config(width=16, hidden=32, layers=1),  # of a text's tokens or n-grams
     "base": Config(width=128, hidden=512, layers=6),
 }
