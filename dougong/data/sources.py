@@ -805,10 +805,10 @@ def _whole_blocks(run: _Run, unit: Unit) -> tuple[_Run | None, _Run | None]:
     """A run cut behind a blank line."""
     if unit == "line":
         return run, None
-    end = max(run.raw.rfind(b"\n\n") + 2, run.raw.rfind(b"\n\r\n") + 3)
+    end = max((place + len(blank) for blank in (b"\n\n", b"\n\r\n") if (place := run.raw.rfind(blank)) >= 0), default=0)
     if end == len(run.raw):
         return run, None
-    return run.split(end) if end > 2 else (None, run)
+    return run.split(end) if end else (None, run)
 
 
 def _texts(run: _Run, unit: Unit) -> list[str] | None:

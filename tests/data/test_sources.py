@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dougong.core.errors import DataError
@@ -302,6 +302,7 @@ def test_no_files_at_all_is_an_error(tmp_path: Path) -> None:
 @given(
     st.lists(st.sampled_from(["a,1", '"a, ""b""",2', '"two\nlines",3', "", 'in"side,4', '"open,5', "x", "a\r\nb,6"]))
 )
+@example(["", "x", "a longer line"])  # a run that is one line of two bytes
 @settings(max_examples=100, deadline=None)
 def test_D1_many_rows_at_once_are_the_rows_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
