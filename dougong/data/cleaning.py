@@ -10,10 +10,9 @@ that need many rows stand elsewhere: duplicates in duplicates.py, what is normal
 from __future__ import annotations
 
 import math
-import random
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +22,7 @@ import numpy as np
 
 from dougong.core.config import Count, Fraction, Positive, config
 from dougong.core.errors import bad_field, missing_extra, shown
+from dougong.data.sampling import Sample
 
 Kinds = dict[str, str]
 """Used column -> the type of its field: text, category, labels, number, image, …"""
@@ -329,33 +329,24 @@ class Outliers:
     center: dict[str, float]
     scale: dict[str, float]
 
-    def found(self, values: Mapping[str, object]) -> str | None:
-        """The first column whose number lies too far out."""
-        for column, center in self.center.items():
-            value = values.get(column)
-            if isinstance(value, float) and abs(value - center) > self.threshold * self.scale[column]:
-                return column
-        return None
+    def found(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:  # (N,) float64 each, nan = missing -> (N,) bool
+        """The rows of which a number lies too far out."""
+        far = [
+            np.abs(columns[name] - center) > self.threshold * self.scale[name] for name, center in self.center.items()
+        ]
+        return np.any(far, axis=0) if far else np.zeros(len(next(iter(columns.values()))), dtype=bool)
 
 
-def fit_outliers(rows: Iterable[Mapping[str, object]], kinds: Kinds, threshold: float) -> Outliers:
-    """Look once at clean training rows, keeping a sample of fixed size. Constant columns have no outliers."""
-    samples: dict[str, list[float]] = {column: [] for column, kind in kinds.items() if kind == "number"}
-    chooser, seen = random.Random(0), Counter[str]()
-    for row in rows:
-        for column, sample in samples.items():
-            value = row.get(column)
-            if not isinstance(value, float):
-                continue
-            seen[column] += 1
-            if len(sample) < SAMPLE:
-                sample.append(value)
-            elif (place := chooser.randrange(seen[column])) < SAMPLE:  # reservoir sampling: each value is as likely
-                sample[place] = value
+def fit_outliers(pieces: Iterable[Mapping[str, np.ndarray]], threshold: float) -> Outliers:
+    """Look once at the numbers of the clean training rows, nan where missing. Constant columns have no outliers."""
+    samples: defaultdict[str, Sample] = defaultdict(lambda: Sample(SAMPLE))
+    for piece in pieces:
+        for name, numbers in piece.items():
+            samples[name].add(numbers[~np.isnan(numbers)])
     center, scale = {}, {}
-    for column, sample in samples.items():
-        if sample and (spread := _robust_scale(np.array(sample))):
-            center[column], scale[column] = float(np.median(sample)), spread
+    for name, sample in samples.items():
+        if len(sample.values) and (spread := _robust_scale(sample.values)):
+            center[name], scale[name] = float(np.median(sample.values)), spread
     return Outliers(threshold, center, scale)
 
 

@@ -1,6 +1,6 @@
 """Rows that repeat: exactly (by a 64-bit hash), nearly (MinHash), and rows of the test split that stand in train.
 
-    repeats = find_duplicates(row_hashes({"text": texts, "size": sizes}))              # True: repeats an earlier row
+    repeats = find_duplicates([row_hashes({"text": texts, "size": sizes})])            # True: repeats an earlier row
     repeats = near_duplicates(np.stack([minhash(text) for text in texts]), threshold=0.8)
 
 Among a billion rows the chance that any two different ones share a 64-bit hash is 3 %. A near duplicate is an estimate
@@ -22,7 +22,7 @@ import numpy as np
 
 from dougong.data.ordering import mix
 
-PARTITION = 1 << 22  # hashes held at once
+PARTITION = 1 << 21  # hashes held at once, 16 MB; with their places and what sorts them some 80 MB
 SHINGLE = 5  # characters
 SHINGLES_AT_ONCE = 4096
 NEIGHBOURS = 8  # rows that a row is compared with in each of its buckets
@@ -85,19 +85,25 @@ NOTHING_BYTES = int(NOTHING).to_bytes(8, "little")
 PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
-def find_duplicates(hashes: np.ndarray) -> np.ndarray:  # (N,) uint64 -> (N,) bool
-    """Which rows repeat an earlier one. Takes a memory map: holds one partition of the hash space at a time."""
-    repeats = np.zeros(len(hashes), dtype=bool)
-    parts = np.uint64(math.ceil(len(hashes) / PARTITION) or 1)
+def find_duplicates(pieces: Iterable[np.ndarray]) -> np.ndarray:  # of (N,) uint64 -> (N,) bool
+    """Which rows repeat an earlier one.
+
+    Goes over the pieces (of any sizes) once for each PARTITION rows there are, and holds that many hashes at a time.
+    """
+    rows = sum(map(len, pieces))
+    repeats = np.zeros(rows, dtype=bool)
+    parts = np.uint64(math.ceil(rows / PARTITION) or 1)
     for part in range(int(parts)):
-        seen = np.zeros(0, dtype=np.uint64)  # sorted
-        for start, chunk in _chunks(hashes):
-            rows = np.flatnonzero(chunk % parts == part)
-            mine = chunk[rows]
-            unique, first = np.unique(mine, return_index=True)  # the first place of each
-            repeats[start + rows] = True
-            repeats[start + rows[first[~_contains(seen, unique)]]] = False
-            seen = np.union1d(seen, unique)
+        hashes, places, start = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)], 0
+        for piece in pieces:
+            mine = np.flatnonzero(piece % parts == part)
+            hashes.append(piece[mine])
+            places.append(mine + start)
+            start += len(piece)
+        _, first = np.unique(np.concatenate(hashes), return_index=True)  # the first place of each
+        found = np.concatenate(places)
+        repeats[found] = True
+        repeats[found[first]] = False
     return repeats
 
 
@@ -108,11 +114,6 @@ def leaked(train: Iterable[np.ndarray], test: np.ndarray) -> np.ndarray:  # piec
     for piece in train:
         found |= _contains(np.unique(piece), unique)
     return found[np.searchsorted(unique, test)]
-
-
-def _chunks(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(hashes), PARTITION):
-        yield start, np.asarray(hashes[start : start + PARTITION])
 
 
 def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:  # (N,) sorted, (M,) -> (M,) bool
@@ -166,7 +167,7 @@ def near_duplicates(
     hold; where it differs they are not compared.
     """
     others = np.zeros(len(signatures), dtype=np.uint64) if others is None else others
-    repeats = find_duplicates(_bucket(signatures, 0, signatures.shape[1], others))  # equal ones need no comparison
+    repeats = find_duplicates([_bucket(signatures, 0, signatures.shape[1], others)])  # equal ones need no comparison
     kept = np.flatnonzero(~repeats)
     found = [np.zeros((0, 2), dtype=np.int64), *_pairs(signatures, kept, threshold, others)]
     for later, earlier in np.unique(np.concatenate(found), axis=0):

@@ -120,7 +120,7 @@ class Preparation:
         split = {part: read_array(part, "_split") for part in parts}
         keep = {part: np.ones(len(split[part]), dtype=bool) for part in parts}
         settings = self.config.cleaning
-        hashes = self.train_hashes("_hash", split)
+        hashes = TrainColumn("_hash", split)
         repeated = duplicates.find_duplicates(hashes)
         self.report.count_duplicates(exact=int(repeated.sum()))
         if settings.duplicates == "drop":
@@ -131,23 +131,13 @@ class Preparation:
             if settings.near_duplicates == "drop":
                 self.drop("near_duplicates", keep, split, near)
         for index, name in enumerate(SPLITS[1:], 1):
-            held = np.concatenate([read_array(part, "_inputs")[split[part] == index] for part in parts] or [hashes[:0]])
-            if len(held):
-                train = (read_array(part, "_inputs")[split[part] == 0] for part in parts)
-                self.report.count_leaks(name, int(duplicates.leaked(train, held).sum()), len(held))
+            held = [read_array(part, "_inputs")[split[part] == index] for part in parts]
+            if rows := sum(map(len, held)):
+                leaks = duplicates.leaked(TrainColumn("_inputs", split), np.concatenate(held))
+                self.report.count_leaks(name, int(leaks.sum()), rows)
         if settings.outliers:
             self.drop_outliers(parts, keep, split, settings.outliers)
         return keep
-
-    def train_hashes(self, name: str, split: dict[Path, np.ndarray]) -> np.ndarray:  # (training rows,) uint64
-        """In one array and nothing beside it: of many millions of rows a second copy would be felt."""
-        hashes = np.empty(sum(int((one == 0).sum()) for one in split.values()), dtype=np.uint64)
-        start = 0
-        for part, one in split.items():
-            mine = read_array(part, name)[one == 0]
-            hashes[start : start + len(mine)] = mine
-            start += len(mine)
-        return hashes
 
     def drop(
         self, rule: str, keep: dict[Path, np.ndarray], split: dict[Path, np.ndarray], train_rows: np.ndarray
@@ -167,7 +157,7 @@ class Preparation:
                     stream.write(_line(quarantine.record(row["_file"], row["_row"], rule, values, bad=False)))
 
     def near_duplicates(
-        self, parts: list[Path], split: dict[Path, np.ndarray], repeated: np.ndarray, hashes: np.ndarray
+        self, parts: list[Path], split: dict[Path, np.ndarray], repeated: np.ndarray, hashes: TrainColumn
     ) -> np.ndarray:  # -> (training rows,) bool
         """Rows whose texts resemble those of an earlier row with the same other inputs. Blank texts resemble nothing.
 
@@ -201,18 +191,23 @@ class Preparation:
             threshold = self.config.cleaning.near_threshold
             found = duplicates.near_duplicates(np.stack(signatures), threshold, np.array(others, dtype=np.uint64))
             near[np.array(places)[found]] = True
-        return near | (repeated & np.isin(hashes, hashes[near]))
+        every = np.concatenate(list(hashes))
+        return near | (repeated & np.isin(every, every[near]))
 
     def drop_outliers(
         self, parts: list[Path], keep: dict[Path, np.ndarray], split: dict[Path, np.ndarray], threshold: float
     ) -> None:
-        kinds = {field.name: field.config.type for field in self.used if field.config.type == "number"}
-        if not kinds:
+        names = [field.name for field in self.used if field.config.type == "number"]
+        if not names:
             raise bad_field("data.cleaning.outliers", threshold, "a number among the fields", "remove it")
-        train = (row for part in parts for row in _train_rows(part, list(kinds), split[part]))
-        normal = cleaning.fit_outliers(train, kinds, threshold)
-        marks = [normal.found(row) is not None for part in parts for row in _train_rows(part, list(kinds), split[part])]
-        self.drop("outliers", keep, split, np.array(marks, dtype=bool))
+        columns = [TrainColumn(name, split) for name in names]
+
+        def train() -> Iterator[dict[str, np.ndarray]]:
+            return (dict(zip(names, piece, strict=True)) for piece in zip(*columns, strict=True))
+
+        normal = cleaning.fit_outliers(train(), threshold)
+        marks = [normal.found(piece) for piece in train()]
+        self.drop("outliers", keep, split, np.concatenate(marks))
 
     # --------------------------------------------------------------------------------------------------------- 3 fit
 
@@ -276,6 +271,16 @@ class Preparation:
         return rows
 
 
+class TrainColumn:
+    """A column of numbers of the training rows, part by part: read anew whenever one goes over it, never held."""
+
+    def __init__(self, name: str, split: dict[Path, np.ndarray]):
+        self.name, self.split = name, split
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (read_array(part, self.name)[split == 0] for part, split in self.split.items())
+
+
 class Encode:
     """Step 4 of one part, in any process."""
 
@@ -324,19 +329,14 @@ def read_rows(part: Path, columns: list[str] | None) -> pa.Table:
 
 
 def read_array(part: Path, column: str) -> np.ndarray:
-    """A column of numbers of a part."""
+    """A column of numbers of a part, copied: a view would keep the whole part mapped, and in memory."""
     array: np.ndarray = read_rows(part, [column]).column(column).to_numpy()
-    return array
+    return array.copy()
 
 
 def _train_values(part: Path, column: str, split: np.ndarray) -> list[Any]:
     values: list[Any] = read_rows(part, [column]).column(column).filter(pa.array(split == 0)).to_pylist()
     return values
-
-
-def _train_rows(part: Path, columns: list[str], split: np.ndarray) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_rows(part, columns).filter(pa.array(split == 0)).to_pylist()
-    return rows
 
 
 def _size(file: Path, used: list[Used], unit: sources.Unit) -> int:

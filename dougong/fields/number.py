@@ -9,8 +9,8 @@ training rows (piecewise-linear encoding, Gorishniy et al. 2022), which lets a n
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from dougong.core.config import Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.cleaning import MAX_NUMBER
 from dougong.data.columns import Columns
+from dougong.data.sampling import Sample
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, huber_sum, mae_sum, mse_sum
@@ -30,6 +31,7 @@ from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.metric import Metric
 from dougong.metrics.regression import MAE, MSE, R2, RMSE
 
+AT_ONCE = 1 << 16  # values in memory
 SAMPLE = 100_000  # values kept for quantiles, each of all as likely
 
 
@@ -75,29 +77,26 @@ class Codec:
         """Mean and deviation over all values (of their logarithm for `log`), quantiles over a sample of them, and both ends."""
         count, mean, square = 0, 0.0, 0.0
         low, high = math.inf, -math.inf
-        sample: list[float] = []
-        chooser, weight, following = random.Random(0), 1.0, SAMPLE  # Li 1994, algorithm L: draws only what it keeps
-        for value in values:
-            if value is None:
+        sample = Sample(SAMPLE)
+        given = iter(values)
+        while batch := list(islice(given, AT_ONCE)):
+            numbers = np.array([value for value in batch if value is not None], dtype=np.float64)
+            if not len(numbers):
                 continue
-            if len(sample) < SAMPLE:
-                sample.append(value)
-            elif count == following:
-                sample[chooser.randrange(SAMPLE)] = value
-            if count == following or count == SAMPLE - 1:
-                weight *= math.exp(math.log(1 - chooser.random()) / SAMPLE)
-                skipped = math.log(1 - chooser.random()) / math.log1p(-weight)
-                following = count + 1 + int(min(skipped, 2.0**62))
-            low, high = min(low, value), max(high, value)
-            count += 1
-            scaled = _log(value) if config.normalize == "log" else value
-            step = scaled - mean  # Welford 1962: stable where mean is large beside the deviation
-            mean += step / count
-            square += step * (scaled - mean)
+            sample.add(numbers)
+            low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
+            scaled = _log(numbers) if config.normalize == "log" else numbers
+            mean = mean if count else float(scaled[0])
+            # Chan, Golub & LeVeque 1979: two groups' sums of squares joined; stable where the mean is large
+            away = scaled - mean  # from the mean so far: small numbers keep their digits
+            before, count = count, count + len(numbers)
+            step = float(away.mean())
+            mean += step * len(numbers) / count
+            square += float(np.square(away - step).sum()) + step * step * before * len(numbers) / count
         if count == 0:
             raise DataError(f"column {config.column!r}: no number in any training row. Fix: leave the column out.")
         deviation = math.sqrt(square / count)
-        inner = np.quantile(np.array(sample), np.linspace(0, 1, 257))[1:-1]
+        inner = np.quantile(sample.values, np.linspace(0, 1, 257))[1:-1]
         quantiles = np.unique([low, *inner, high])
         return cls(config, mean, deviation if deviation > 1e-12 * abs(mean) else 1.0, quantiles.tolist())
 

@@ -157,26 +157,27 @@ def test_D1_every_row_is_kept_or_dropped_or_bad_and_cleaning_twice_changes_nothi
 
 
 def test_outliers_are_found_by_median_and_robust_deviation() -> None:
-    values = [*(float(i % 10) for i in range(1000)), *[1e6] * 50, None]
-    rows = [{"x": value, "same": 5.0} for value in values]
-    normal = fit_outliers(rows, {"x": "number", "same": "number", "t": "text"}, threshold=5.0)
+    values = np.array([*(float(i % 10) for i in range(1000)), *[1e6] * 50, math.nan])
+    normal = fit_outliers([{"x": values, "same": np.full(len(values), 5.0)}], threshold=5.0)
     assert normal.center["x"] == pytest.approx(4.5, abs=0.51)
     assert "same" not in normal.center
-    assert normal.found({"x": 9.0}) is None
-    assert normal.found({"x": None}) is None
-    assert normal.found({"x": 1e6}) == "x"
+    assert normal.found({"x": np.array([9.0, math.nan, 1e6]), "same": np.zeros(3)}).tolist() == [False, False, True]
 
 
 def test_outliers_are_fitted_on_a_sample_of_fixed_size_and_always_the_same() -> None:
-    rows = [{"x": float(i)} for i in range(30_000)]
-    first, second = (fit_outliers(iter(rows), {"x": "number"}, 3.0) for _ in range(2))
+    pieces = [{"x": piece} for piece in np.split(np.arange(30_000.0), [1, 7_000, 7_000, 12_345])]
+    first, second = (fit_outliers(iter(pieces), 3.0) for _ in range(2))
     assert first == second
     assert first.center["x"] == pytest.approx(15_000, rel=0.03)
 
 
 def test_a_column_mostly_of_one_value_still_has_a_scale() -> None:
-    rows = [{"x": 0.0}] * 90 + [{"x": 1.0}] * 10
-    assert fit_outliers(rows, {"x": "number"}, 20.0).found({"x": 1.0}) is None
+    values = np.repeat([0.0, 1.0], [90, 10])
+    assert not fit_outliers([{"x": values}], 20.0).found({"x": values}).any()
+
+
+def test_constant_columns_have_no_outliers() -> None:
+    assert fit_outliers([{"x": np.ones(3)}], 1.0).found({"x": np.ones(4)}).tolist() == [False] * 4
 
 
 # -------------------------------------------------------------------------------------------------------------- config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,17 +61,16 @@ def test_D5_duplicates_are_all_rows_but_the_first_whatever_the_partitions(hashes
     want = np.array([hashes[i] in hashes[:i] for i in range(len(hashes))], dtype=bool)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "PARTITION", partition)
-        assert (find_duplicates(hashes) == want).all()
+        for cut in (0, 1, 9):
+            assert (find_duplicates([hashes[:cut], hashes[cut:]]) == want).all()
         assert (leaked([hashes[:9], hashes[9:20]], hashes[20:]) == np.isin(hashes[20:], hashes[:20])).all()
 
 
-def test_D5_duplicates_in_a_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_D5_duplicates_are_found_a_partition_of_the_hashes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "PARTITION", 1000)
     hashes = np.random.default_rng(0).integers(0, 2**64, 10_000, dtype=np.uint64)
     hashes[5_000:5_100] = hashes[:100]
-    hashes.tofile(tmp_path / "hashes")
-    mapped = np.memmap(tmp_path / "hashes", dtype=np.uint64, mode="r")
-    assert np.flatnonzero(find_duplicates(mapped)).tolist() == list(range(5_000, 5_100))
+    assert np.flatnonzero(find_duplicates(np.split(hashes, 20))).tolist() == list(range(5_000, 5_100))
 
 
 @pytest.mark.parametrize("changed", [2, 6, 15, 30])
