@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dougong import assembly
 from dougong import recipe as recipes
-from dougong import run as runs
 from dougong.data.shards import Stream
 
 ORDER = 5
@@ -44,8 +44,8 @@ def main() -> None:
 def texts_of(recipe: Path) -> tuple[str, str]:
     """The training and the test rows of a language model's recipe, as its own preparation splits them."""
     loaded = recipes.load(recipe)
-    prepared = runs.prepared_data(loaded)
-    _, (field,) = runs.fitted(loaded, prepared)
+    prepared = assembly.prepared_data(loaded)
+    _, (field,) = assembly.fitted(loaded, prepared)
     splits = (prepared.split(name).stream(f"{field.name}.tokens") for name in ("train", "test"))
     pieces = ([field.codec.text(row) for row in split_rows(stream)] for stream in splits)
     train, test = ("\n\n".join(rows) for rows in pieces)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dougong import proposal
+from dougong import assembly, proposal, run_folder
 from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core import doctoring
@@ -27,7 +27,7 @@ from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
 from dougong.inference import generate as generation
 from dougong.run import Run
-from dougong.training.fit import check_needs_no_validation, fit
+from dougong.training.fit import autocast_for, check_needs_no_validation, fit
 from dougong.training.loop import task_loss
 from dougong.training.monitors import Stop
 
@@ -62,7 +62,7 @@ def new(data: str | Path, *, predict: str | Sequence[str] = (), output: str | Pa
 def check(recipe: Source, *, overrides: Sequence[str] = ()) -> DataReport:
     """Find every mistake in a recipe and its data, without training anything."""
     loaded = recipes.load(recipe, overrides)
-    report = preparation.inspect(loaded.data, runs.used_fields(loaded))
+    report = preparation.inspect(loaded.data, assembly.used_fields(loaded))
     if not report.kept["validation"]:
         check_needs_no_validation(loaded.train)
     return report
@@ -72,7 +72,7 @@ def prepare(
     recipe: Source, *, overrides: Sequence[str] = (), workers: int | None = None, say: Say = _silent
 ) -> preparation.Prepared:
     """Clean, split, fit the fields and write the shards; at once if that was done before."""
-    return runs.prepared_data(recipes.load(recipe, overrides), workers=workers, say=say)
+    return assembly.prepared_data(recipes.load(recipe, overrides), workers=workers, say=say)
 
 
 def train(
@@ -89,10 +89,10 @@ def train(
     `fresh` sets an earlier run of that name aside; `accept_changes` goes on although the recipe has changed.
     """
     loaded = recipes.load(recipe, overrides)
-    folder = runs.RUNS / loaded.name
-    with lock(runs.RUNS / f".{loaded.name}.lock"):
+    folder = run_folder.RUNS / loaded.name
+    with lock(run_folder.RUNS / f".{loaded.name}.lock"):
         if fresh:
-            runs.set_aside(folder)
+            run_folder.set_aside(folder)
         finished = runs.going_on(folder, loaded, accept_changes)
         if finished:
             say(f"{folder} is finished; training it again gives the same. Say --fresh to start anew.")
@@ -107,18 +107,18 @@ def train(
 
 
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
-    prepared = runs.prepared_data(recipe, known=runs.key_begun_with(folder), say=say)
-    inputs, outputs = runs.fitted(recipe, prepared)
-    runs.begin(folder, recipe, prepared, inputs, outputs)
-    model = runs.build(recipe, inputs, outputs)
+    prepared = assembly.prepared_data(recipe, known=run_folder.key_begun_with(folder), say=say)
+    inputs, outputs = assembly.fitted(recipe, prepared)
+    run_folder.begin(folder, recipe, prepared, inputs, outputs)
+    model = assembly.build(recipe, inputs, outputs)
     say(summary.headline(recipe, model, prepared))
     weights = {field.name: field.config.weight for field in outputs}
     held_out = prepared.split("validation")
-    plan = runs.plan_of(recipe, held_out, inputs, outputs, brief=True) if held_out.rows else None
-    autocast = runs.autocast_for(recipe.train, next(model.parameters()).device, model)
+    plan = assembly.plan_of(recipe, held_out, inputs, outputs, brief=True) if held_out.rows else None
+    autocast = autocast_for(recipe.train, next(model.parameters()).device, model)
     fitted = fit(
         model,
-        runs.loader_of(recipe, prepared.split("train"), inputs, outputs),
+        assembly.loader_of(recipe, prepared.split("train"), inputs, outputs),
         recipe.train,
         folder,
         seed=recipe.seed,
@@ -128,8 +128,8 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     )
     if fitted.stopped:
         raise Stopped(fitted.stopped, fitted.progress.step)
-    changes = runs.read_changes(folder)
-    receipt = runs.make_receipt(recipe, prepared, parent=None, progress=fitted.progress, changes=changes)
+    changes = run_folder.read_changes(folder)
+    receipt = run_folder.make_receipt(recipe, prepared, parent=None, progress=fitted.progress, changes=changes)
     return runs.finish(folder, recipe, model, receipt)
 
 
@@ -168,7 +168,7 @@ def note_on_data(run: Run) -> None:
 
 def _evaluate(run: Run, split: str) -> Measured:
     rows = run.prepared.split(split)
-    plan = runs.plan_of(run.recipe, rows, run.inputs, run.outputs)
+    plan = assembly.plan_of(run.recipe, rows, run.inputs, run.outputs)
     folder = run.folder / "evaluations" / split
     return measure.write_measured(folder, run.model, plan, split, run.autocast, data_key=run.prepared.key)
 

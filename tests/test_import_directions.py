@@ -23,6 +23,8 @@ FLOORS = (  # from the ground up; what stands on one floor may import its own fo
     ("parallel",),
     ("training", "inference"),
     ("recipe",),
+    ("assembly",),
+    ("run_folder",),
     ("run",),
     ("evaluation", "proposal", "explanation", "planning", "exporting", "compression", "finetuning"),
     ("serving", "federated", "search"),

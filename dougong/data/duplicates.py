@@ -22,7 +22,7 @@ import numpy as np
 
 from dougong.data.ordering import mix
 
-PARTITION = 1 << 21  # hashes held at once, 16 MB; with their places and what sorts them some 80 MB
+PARTITION = 1 << 20  # hashes held at once: 8 MB, and several times that with their places and what sorts them
 SHINGLE = 5  # characters
 SHINGLES_AT_ONCE = 4096
 NEIGHBOURS = 8  # rows that a row is compared with in each of its buckets
@@ -111,15 +111,10 @@ def leaked(train: Iterable[np.ndarray], test: np.ndarray) -> np.ndarray:  # piec
     """Which rows of test stand in train. Holds the test hashes and one piece of the train hashes."""
     unique = np.unique(test)
     found = np.zeros(len(unique), dtype=bool)
-    for piece in train:
-        found |= _contains(np.unique(piece), unique)
+    for piece in train if len(unique) else ():
+        places = np.minimum(np.searchsorted(unique, piece), len(unique) - 1)  # each of train is looked for, once
+        found[places[unique[places] == piece]] = True
     return found[np.searchsorted(unique, test)]
-
-
-def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:  # (N,) sorted, (M,) -> (M,) bool
-    if not len(ordered):
-        return np.zeros(len(values), dtype=bool)
-    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
 
 
 # -------------------------------------------------------------------------------------------------------------- near

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dougong.core.errors import DougongError
 from dougong.data.columns import Columns
 from dougong.data.ordering import key_of, permuted
 from dougong.data.shards import Split, Stream
@@ -234,7 +235,7 @@ def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch
     return batch
 
 
-class Loader(Dataset[list[Batch]]):
+class Loader(Dataset[list[Batch] | DougongError]):
     """Endless batches from a position on, each as its micro-batches; one rank's share of the rows."""
 
     def __init__(
@@ -257,8 +258,11 @@ class Loader(Dataset[list[Batch]]):
         pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
         return [self.plan.collate(piece, epoch) for piece in pieces]
 
-    def __getitem__(self, place: tuple[int, int]) -> list[Batch]:  # what a worker process is asked for
-        return self.load(*place)
+    def __getitem__(self, place: tuple[int, int]) -> list[Batch] | DougongError:  # what a worker process is asked for
+        try:
+            return self.load(*place)
+        except DougongError as error:  # raised here it would arrive with torch's traceback for its message
+            return error
 
     def places(self, start: Position) -> Iterator[tuple[int, int]]:
         epoch, index = start.epoch, start.index
@@ -286,6 +290,8 @@ class Loader(Dataset[list[Batch]]):
             reader = iter(fetched)
         try:
             for (epoch, index), batch in zip(places, reader, strict=False):
+                if isinstance(batch, DougongError):
+                    raise batch
                 yield Position(epoch, index + 1), batch
         finally:
             reader._shutdown_workers()  # type: ignore[attr-defined]  # by itself only once no traceback holds it any more

@@ -30,6 +30,7 @@ from dougong.data import cleaning, duplicates, quarantine, sources
 from dougong.data.columns import Columns
 from dougong.data.ordering import mixed
 from dougong.data.processes import spread
+from dougong.data.records import Unit
 from dougong.data.report import DataReport
 from dougong.data.rows import Chunk, Cleaner, Used, chunked, named, nothing_left, one_class, restored
 from dougong.data.shards import write_shard
@@ -339,7 +340,7 @@ def _train_values(part: Path, column: str, split: np.ndarray) -> list[Any]:
     return values
 
 
-def _size(file: Path, used: list[Used], unit: sources.Unit) -> int:
+def _size(file: Path, used: list[Used], unit: Unit) -> int:
     """Bytes of a table and of the pictures that its rows name, those estimated from its first rows."""
     if file.is_dir():
         return sum(path.stat().st_size for path in file.rglob("*") if path.is_file())

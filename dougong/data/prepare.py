@@ -24,6 +24,7 @@ from dougong.core.locks import lock
 from dougong.data import cleaning, sources
 from dougong.data.cleaning import Config as Cleaning
 from dougong.data.preparation import Preparation
+from dougong.data.records import Unit
 from dougong.data.report import DataReport
 from dougong.data.rows import SPLITS, Used
 from dougong.data.shards import Split, check_bytes, damaged
@@ -44,7 +45,7 @@ class Config:
     test: Paths | None = None
     split: dict[Literal["validation", "test"], Fraction] | None = None  # cut off train; 0.1 each where no file is named
     cleaning: Cleaning = Cleaning()
-    text_rows: sources.Unit = "paragraph"  # what a row of a .txt file is
+    text_rows: Unit = "paragraph"  # what a row of a .txt file is
     cache: str = ".dougong/prepared"
 
     def __post_init__(self) -> None:
@@ -204,7 +205,7 @@ def only_unchanged(material: SourceFiles, partial: Path) -> Iterator[Callable[[]
         raise
 
 
-def check_columns(files: dict[str, list[Path]], used: list[Used], unit: sources.Unit) -> None:
+def check_columns(files: dict[str, list[Path]], used: list[Used], unit: Unit) -> None:
     """Every column that a field names stands in every file that tells its columns, and its own files exist."""
     problems = [
         f"{path}: no such file, named by {field.name}. Fix: correct the path."

@@ -20,6 +20,7 @@ from dougong.core.artefacts import write_file, write_json
 from dougong.core.config import dump
 from dougong.core.errors import DataError, shown
 from dougong.data import cleaning, duplicates, quarantine, sources
+from dougong.data.records import Unit
 from dougong.data.report import DataReport
 from dougong.data.splitting import SPLITS, split_of
 
@@ -75,7 +76,7 @@ class Chunk:
     rows: Piece
 
 
-def chunked(files: dict[str, list[Path]], unit: sources.Unit, used: list[Used]) -> Iterator[tuple[str, Piece]]:
+def chunked(files: dict[str, list[Path]], unit: Unit, used: list[Used]) -> Iterator[tuple[str, Piece]]:
     """The rows of all files in pieces of bounded size, each with its split."""
     names = {field.column for field in used}
     for split, group in files.items():

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from dougong.core.errors import DataError
 from dougong.data import sources
+from dougong.data.records import Unit
 from dougong.data.rows import Used, beside
 
 LOW = 2**64 - 1  # numbers are kept in 64 bits
@@ -57,7 +58,7 @@ class SourceFiles:
     Only numbers are kept of each, for pictures may be millions.
     """
 
-    def __init__(self, files: dict[str, list[Path]], used: list[Used], unit: sources.Unit):
+    def __init__(self, files: dict[str, list[Path]], used: list[Used], unit: Unit):
         self.files, self.used, self.unit = files, used, unit
         self.states = array("Q")
 
@@ -110,7 +111,7 @@ def own_files(field: Used) -> list[Path]:
     return files
 
 
-def named_files(file: Path, used: list[Used], unit: sources.Unit) -> Iterator[Path]:
+def named_files(file: Path, used: list[Used], unit: Unit) -> Iterator[Path]:
     """The files that a table's rows name (images), whether they exist or not: other contents are other data."""
     columns = [field.column for field in used if field.module.Codec.PATHS]
     if not columns:

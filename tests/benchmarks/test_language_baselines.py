@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "language_baselines.py"
+from tests.scripts import load
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("language_baselines", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-baselines = load()
+baselines = load("benchmarks/language_baselines.py")
 VERSE = (
     "the cat sat on the mat\nthe dog sat on the log\nthe frog sat on a dog and the cat ran\n" * 3
     + "what else can a cat do"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import time
@@ -11,27 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dougong.core.errors import DataError
-from dougong.data import sources
+from dougong.data import delimited, sources
 from dougong.data.sources import BadRow, Row, find_files, read_rows
 from tests.clear_error import check_clear, clear_error
-
-
-def ipc(table: pa.Table, stream: bool = False) -> bytes:
-    sink = io.BytesIO()
-    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
-
+from tests.data.sample_files import ipc, parquet
 
 TABLE = pa.table({"text": ["one", "two", "three"] * 100, "label": [1, 2, 3] * 100})
 EXTENSION = pa.schema([pa.field("x", pa.binary(), metadata={"ARROW:extension:name": "arrow.py_extension_type"})])
@@ -201,7 +186,7 @@ def test_D4_hostile_offsets_of_an_arrow_file_are_an_error_and_no_crash(tmp_path:
 
 
 def test_D4_unclosed_quotes_cannot_cost_the_square_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_REREAD", 1 << 20)
+    monkeypatch.setattr(delimited, "MAX_REREAD", 1 << 20)
     file = tmp_path / "quotes.csv"
     file.write_bytes(b"a,b\n" + b'x","y\n' * 20_000)  # each line opens a quote, and goes on in the one before
     with clear_error("quotes.csv", "unclosed quotes", error=DataError):

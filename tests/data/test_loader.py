@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dougong.core.errors import ArtefactError
 from dougong.data.columns import Ragged
 from dougong.data.loader import (
     POOL,
@@ -32,6 +33,7 @@ from dougong.data.loader import (
     padding,
 )
 from dougong.data.shards import Split, write_shard
+from tests.clear_error import clear_error
 
 END = 0
 LIMITS = {"t.tokens": 64}
@@ -222,6 +224,18 @@ def test_t7_d9_signals_to_the_whole_group_do_not_end_the_workers_and_closing_the
     batches.close()
     assert not any(worker.is_alive() for worker in workers)
     assert not set(STOPPING) & signal.pthread_sigmask(signal.SIG_BLOCK, [])  # this process gets them as before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_d11_a_damaged_shard_is_named_the_same_with_and_without_workers(tmp_path: Path, workers: int) -> None:
+    split = stored(tmp_path, lognormal(60))
+    batches = Loader(plans(split)[0], workers=workers).batches(Position())
+    next(batches)
+    (tmp_path / "other").write_bytes(split.paths[1].read_bytes())
+    (tmp_path / "other").replace(split.paths[1])
+    with clear_error(str(split.paths[1]), "it changed while it was read", "prepared again", error=ArtefactError):
+        list(islice(batches, 40))
+    assert not active_children()
 
 
 @pytest.mark.nightly

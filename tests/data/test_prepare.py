@@ -24,7 +24,7 @@ from dougong.core.artefacts import read_sealed, verify_folder, write_sealed
 from dougong.core.config import read
 from dougong.core.errors import ArtefactError, DataError, FieldError
 from dougong.core.locks import lock
-from dougong.data import preparation, prepare, sources
+from dougong.data import lines, plain_text, preparation, prepare
 from dougong.data import rows as cleaned_rows
 from dougong.data.columns import Ragged
 from dougong.data.prepare import Config, Prepared, Used, inspect, installed
@@ -428,7 +428,8 @@ def test_D3_a_key_of_jsonl_may_come_late_and_is_missing_only_where_no_row_has_it
 def test_a_long_text_without_blank_lines_is_read_by_the_unit_of_the_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_RECORD", 2000)  # 16 MB in earnest
+    for part in (lines, plain_text):
+        monkeypatch.setattr(part, "MAX_RECORD", 2000)  # 16 MB in earnest
     file = tmp_path / "a.txt"
     file.write_text("".join(f"line {row}\n" for row in range(300)))
     fields = [Used("text", text.Config(), True, text)]

@@ -18,21 +18,16 @@ from hypothesis import strategies as st
 
 from dougong.core.errors import DataError
 from dougong.data import sources
-from dougong.data.sources import BadRow, Row, columns, find_files, peek, read_rows
+from dougong.data.lines import LineRun
+from dougong.data.sources import Row, columns, find_files, peek, read_rows
 from tests.clear_error import clear_error
+from tests.data.sample_files import ipc, parquet, values
 
 ROWS = [
     {"text": "so good", "label": "1"},
     {"text": 'she said "hi"\nand left', "label": "0"},
     {"text": "床前明月光, 疑是地上霜", "label": "1"},
 ]
-
-
-def values(file: Path, unit: sources.Unit = "paragraph") -> list[dict[str, object]]:
-    rows = list(read_rows(file, unit=unit))
-    assert all(isinstance(row, Row) for row in rows), rows
-    assert [row.number for row in rows] == list(range(1, len(rows) + 1))
-    return [row.values for row in rows if isinstance(row, Row)]
 
 
 def as_csv(delimiter: str = ",", end: str = "\n") -> str:
@@ -48,19 +43,6 @@ def zstd(content: bytes) -> bytes:
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(content)
     return sink.getvalue().to_pybytes()
-
-
-def ipc(table: pa.Table, stream: bool) -> bytes:
-    sink = io.BytesIO()
-    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, row_group_size=2)
-    return sink.getvalue()
 
 
 TABLE = pa.Table.from_pylist(ROWS)
@@ -81,7 +63,7 @@ CONTENTS = {
     "a.jsonl": JSONL,
     "mark.jsonl": b"\xef\xbb\xbf" + JSONL.replace(b"\n", b"\r\n\r\n"),
     "a.ndjson": JSONL,
-    "a.parquet": parquet(TABLE),
+    "a.parquet": parquet(TABLE, 2),
     "file.arrow": ipc(TABLE, stream=False),
     "stream.arrow": ipc(TABLE, stream=True),
     "b.feather": ipc(TABLE, stream=False),
@@ -101,53 +83,6 @@ def test_every_format_and_compression_gives_the_same_rows(tmp_path: Path, name: 
         assert values(file) == ROWS
         assert columns(file) == ["text", "label"]
         assert find_files(file.name, tmp_path) == [file]
-
-
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
-def test_units_of_plain_text_whatever_the_line_ends_and_the_chunks(
-    tmp_path: Path, end: bytes, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "CHUNK", chunk)
-    file = tmp_path / "a.txt"
-    file.write_bytes(b"\n\none\n two\n\n \n\nthree".replace(b"\n", end))
-    monkeypatch.setattr(sources, "_encoding", lambda file, head: ("utf-8", 1, 0))  # needs more than one byte to look at
-    assert [row["text"] for row in values(file)] == ["one\n two", "three"]
-    assert [row["text"] for row in values(file, "line")] == ["one", " two", "three"]
-    assert [row["text"] for row in values(file, "document")] == ["one\n two\n\n \n\nthree"]
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)), st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
-def test_lines_are_those_of_python_for_any_text_encoding_and_chunk(texts: list[str], chunk: int) -> None:
-    text = "\n".join(texts) + "end"
-    want = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
-    for encoding in ("utf-8", "utf-16-le", "utf-32-be"):
-        width = {"utf-8": 1, "utf-16-le": 2, "utf-32-be": 4}[encoding]
-        data = text.encode(encoding)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "CHUNK", chunk)
-            patch.setattr(sources, "_encoding", lambda file, head, e=encoding, w=width: (e, w, 0))
-            patch.setattr(sources, "_open", lambda file, compression, d=data: io.BytesIO(d))
-            lines = list(sources._lines(Path("a.txt"), ""))
-        assert b"".join(line.raw for line in lines) == data
-        assert [line.offset for line in lines] == [sum(len(x.raw) for x in lines[:i]) for i in range(len(lines))]
-        assert [got for line in lines if (got := line.text().rstrip("\r\n"))] == want
-
-
-FIELD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-
-
-@given(st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=12))
-@settings(max_examples=60, deadline=None)
-def test_D1_what_csv_writes_is_read_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
-) -> None:
-    file = tmp_path_factory.getbasetemp() / "round_trip.csv"
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
-        writer.writerows([("a", "b"), *rows])
-    assert [tuple(row.values()) for row in values(file)] == rows
 
 
 @given(st.data())
@@ -176,80 +111,55 @@ def test_D1_no_mutation_of_a_file_loses_a_row_without_a_word(
             assert i == hurt or f"row {i}" in text
 
 
-def test_a_quote_within_a_field_is_text(tmp_path: Path) -> None:
-    file = tmp_path / "a.csv"
-    file.write_text('item,price\n5" pipe,2\n7" pipe,3\n')
-    assert values(file) == [{"item": '5" pipe', "price": "2"}, {"item": '7" pipe', "price": "3"}]
+@given(
+    st.lists(st.sampled_from(["a,1", '"a, ""b""",2', '"two\nlines",3', "", 'in"side,4', '"open,5', "x", "a\r\nb,6"]))
+)
+@example(["", "x", "a longer line"])  # a run that is one line of two bytes
+@settings(max_examples=100, deadline=None)
+def test_D1_many_rows_at_once_are_the_rows_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    """Whatever the reader may take at a time, and whichever lines take a closer look."""
+    for name, start in (("blocks.csv", "text,label\nfirst,0\n"), ("blocks.txt", "first\n\n")):
+        file = tmp_path_factory.getbasetemp() / name
+        file.write_bytes((start + "\n".join(lines)).encode())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LineRun, "plain", lambda run: None)  # all line by line
+            rows = list(read_rows(file))
+        want = [(row.number, row.values["text"]) for row in rows if isinstance(row, Row)]
+        for chunk in (9, 40, 1 << 20):
+            with pytest.MonkeyPatch.context() as patch:
+                for part in ("lines", "sources"):
+                    patch.setattr(f"dougong.data.{part}.CHUNK", chunk)
+                patch.setattr("dougong.data.lines._encoding", lambda file, head: ("utf-8", 1, 0))
+                assert list(read_rows(file)) == rows
+                blocks = list(sources.read_blocks(file, used={"text", "none"}))
+            got = [pair for block in blocks for pair in zip(block.numbers, block.columns["text"], strict=True)]
+            assert got == want
+            assert [row for block in blocks for row in block.bad] == [row for row in rows if not isinstance(row, Row)]
+            assert all(set(block.columns["none"]) <= {None} for block in blocks)
 
 
-def test_fields_of_more_than_128_kB_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "a.csv"
-    file.write_text("text,label\n" + "a" * 500_000 + ",1\n")
-    assert len(str(values(file)[0]["text"])) == 500_000
+def test_columns_of_jsonl_are_those_of_its_first_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b": 2, "a": 1}\n')
+    assert columns(tmp_path / "a.jsonl") == ["a", "b"]
 
 
-def test_typed_values_of_tables_become_plain_ones(tmp_path: Path) -> None:
-    nanoseconds = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
-    columns = {
-        "time": nanoseconds,
-        "day": pa.array([19000], pa.date32()),
-        "span": pa.array([5], pa.duration("ns")),
-        "list": pa.array([["a", "b"]]),
-        "coded": pa.array(["x"]).dictionary_encode(),
-        "none": pa.array([None], pa.float64()),
-    }
-    want = {
-        "time": "2023-11-14 22:13:20.123456789",
-        "day": "2022-01-08",
-        "span": 5,
-        "list": ["a", "b"],
-        "coded": "x",
-        "none": None,
-    }
-    for name, content in (("a.parquet", parquet(pa.table(columns))), ("a.arrow", ipc(pa.table(columns), stream=False))):
-        (tmp_path / name).write_bytes(content)
-        assert values(tmp_path / name) == [want]
+def test_peek_stops_early_and_passes_over_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1\n" + "1,2\n" * 1000)
+    assert [row.number for row in peek(tmp_path / "a.csv", 3)] == [2, 3, 4]
+    (tmp_path / "b.csv").write_text("a,b\n" + "1\n" * 1000)
+    with clear_error("b.csv", "no row can be read", "row 1", "1 field", error=DataError):
+        peek(tmp_path / "b.csv")
 
 
-# ------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------- finding files
 
 
 def make(base: Path, *names: str) -> None:
     for name in names:
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text("text,label\na,1\n")
-
-
-def test_a_folder_of_images_is_a_table_of_image_and_label(tmp_path: Path) -> None:
-    make(
-        tmp_path,
-        "photos/cat/2.png",
-        "photos/cat/1.JPG",
-        "photos/dog/a.webp",
-        "photos/.hidden/x.png",
-        "photos/dog/.DS_Store",
-    )
-    assert find_files("photos", tmp_path) == [tmp_path / "photos"]
-    assert values(tmp_path / "photos") == [
-        {"image": "cat/1.JPG", "label": "cat"},
-        {"image": "cat/2.png", "label": "cat"},
-        {"image": "dog/a.webp", "label": "dog"},
-    ]
-
-
-def test_a_folder_of_texts_is_a_table_of_text_and_label(tmp_path: Path) -> None:
-    make(tmp_path, "mails/spam/1.txt", "mails/ham/2.txt")
-    (tmp_path / "mails/spam/3.txt").write_bytes(b"")
-    (tmp_path / "mails/spam/4.txt").write_bytes(b"caf\xe9")
-    (tmp_path / "mails/spam/5.gif").write_bytes(b"GIF")
-    rows = list(read_rows(tmp_path / "mails"))
-    assert [row.values["label"] for row in rows if isinstance(row, Row)] == ["ham", "spam"]
-    reasons = [row.reason for row in rows if isinstance(row, BadRow)]
-    assert reasons == [
-        "spam/3.txt: empty",
-        "spam/4.txt: byte 3 (0xe9) is not UTF-8: convert the file to UTF-8",
-        "spam/5.gif: not one of .txt",
-    ]
 
 
 def test_paths_globs_lists_and_folders_name_files_once_and_sorted(tmp_path: Path) -> None:
@@ -297,47 +207,6 @@ def test_D3_a_path_that_means_no_data_says_what_to_write(tmp_path: Path, path: s
 def test_no_files_at_all_is_an_error(tmp_path: Path) -> None:
     with clear_error("data", error=DataError):
         find_files([], tmp_path)
-
-
-@given(
-    st.lists(st.sampled_from(["a,1", '"a, ""b""",2', '"two\nlines",3', "", 'in"side,4', '"open,5', "x", "a\r\nb,6"]))
-)
-@example(["", "x", "a longer line"])  # a run that is one line of two bytes
-@settings(max_examples=100, deadline=None)
-def test_D1_many_rows_at_once_are_the_rows_one_by_one(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
-) -> None:
-    """Whatever the reader may take at a time, and whichever lines take a closer look."""
-    for name, start in (("blocks.csv", "text,label\nfirst,0\n"), ("blocks.txt", "first\n\n")):
-        file = tmp_path_factory.getbasetemp() / name
-        file.write_bytes((start + "\n".join(lines)).encode())
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources._Run, "plain", lambda run: None)  # all line by line
-            rows = list(read_rows(file))
-        want = [(row.number, row.values["text"]) for row in rows if isinstance(row, Row)]
-        for chunk in (9, 40, 1 << 20):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sources, "CHUNK", chunk)
-                patch.setattr(sources, "_encoding", lambda file, head: ("utf-8", 1, 0))
-                assert list(read_rows(file)) == rows
-                blocks = list(sources.read_blocks(file, used={"text", "none"}))
-            got = [pair for block in blocks for pair in zip(block.numbers, block.columns["text"], strict=True)]
-            assert got == want
-            assert [row for block in blocks for row in block.bad] == [row for row in rows if not isinstance(row, Row)]
-            assert all(set(block.columns["none"]) <= {None} for block in blocks)
-
-
-def test_columns_of_jsonl_are_those_of_its_first_rows(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b": 2, "a": 1}\n')
-    assert columns(tmp_path / "a.jsonl") == ["a", "b"]
-
-
-def test_peek_stops_early_and_passes_over_bad_rows(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b\n1\n" + "1,2\n" * 1000)
-    assert [row.number for row in peek(tmp_path / "a.csv", 3)] == [2, 3, 4]
-    (tmp_path / "b.csv").write_text("a,b\n" + "1\n" * 1000)
-    with clear_error("b.csv", "no row can be read", "row 1", "1 field", error=DataError):
-        peek(tmp_path / "b.csv")
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

@@ -12,7 +12,7 @@ import torch
 from sklearn import metrics as reference
 
 import dougong
-from dougong import run as runs
+from dougong import assembly
 from dougong.core.errors import ArtefactError, DataError, FieldError
 from dougong.data.columns import Ragged
 from dougong.data.loader import POOL
@@ -26,7 +26,7 @@ SORTS = ["reviews", "prices", "tags", "poems", "replies"]
 
 def measured(name: str, split: str = "train", keep: Path | None = None, **changes: Any) -> Measured:
     trained = run(name)
-    plan = runs.plan_of(trained.recipe, trained.prepared.split(split), trained.inputs, trained.outputs)
+    plan = assembly.plan_of(trained.recipe, trained.prepared.split(split), trained.inputs, trained.outputs)
     for key, value in changes.items():
         setattr(plan, key, value)
     return measure.measure(trained.model, plan, split, trained.autocast, keep=keep, replicates=50)
@@ -38,7 +38,7 @@ def raw(name: str, split: str = "train") -> tuple[dict[str, Any], dict[str, np.n
     rows = trained.prepared.split(split)
     batch = rows.take(np.arange(rows.rows))
     columns = {key: value for key, value in batch.items() if isinstance(value, np.ndarray)}
-    plan = runs.plan_of(trained.recipe, rows, trained.inputs, trained.outputs)
+    plan = assembly.plan_of(trained.recipe, rows, trained.inputs, trained.outputs)
     with torch.inference_mode():
         said = trained.model.predict(plan.collate(np.arange(rows.rows), 0))
     return {key: value.numpy() for part in said.values() for key, value in part.items()}, columns
@@ -169,7 +169,7 @@ def test_a_metric_that_says_nothing_or_speaks_of_fewer_rows_says_so():
 
 def test_an_evaluation_that_was_tampered_with_is_refused(tmp_path: Path):
     trained = run("reviews")
-    plan = runs.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
+    plan = assembly.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
     folder = tmp_path / "test"
     measure.write_measured(folder, trained.model, plan, "test", trained.autocast, data_key="x")
     path = folder / "result.json"
@@ -238,7 +238,7 @@ def test_a6_predictions_with_a_flipped_bit_are_not_compared(pair: list[Path]):
 
 def test_a6_an_evaluation_on_other_data_is_not_compared(pair: list[Path]):
     trained = run("reviews")
-    plan = runs.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
+    plan = assembly.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
     measure.write_measured(
         pair[0] / "evaluations" / "test", trained.model, plan, "test", trained.autocast, data_key="x"
     )

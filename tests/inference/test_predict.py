@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dougong
+from dougong import assembly
 from dougong import run as runs
 from dougong.core.errors import DataError, FieldError
 from dougong.inference.predict import losses, predictions
@@ -154,7 +155,7 @@ def test_a_file_of_which_no_row_can_be_answered_is_an_error(tmp_path: Path):
 
 def plan_of(name: str, split: str = "train", **changes: Any) -> Any:
     trained = run(name)
-    plan = runs.plan_of(trained.recipe, trained.prepared.split(split), trained.inputs, trained.outputs)
+    plan = assembly.plan_of(trained.recipe, trained.prepared.split(split), trained.inputs, trained.outputs)
     for key, value in changes.items():
         setattr(plan, key, value)
     return plan

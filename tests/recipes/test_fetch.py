@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "data"
+from tests.scripts import load
 
-
-def load(name: str) -> ModuleType:
-    """A script of recipes/data, which is no package: its scripts import each other by their file names."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fetch = load("fetch")
-tables = load("tables")
+fetch = load("recipes/data/fetch.py")
+tables = load("recipes/data/tables.py")
 
 
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -175,6 +161,6 @@ def test_png_files_hold_the_picture() -> None:
     np = pytest.importorskip("numpy")
     image_module = pytest.importorskip("PIL.Image")
     image = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    decoded = image_module.open(io.BytesIO(load("fashion_mnist").png(image)))
+    decoded = image_module.open(io.BytesIO(load("recipes/data/fashion_mnist.py").png(image)))
     assert decoded.mode == "L"
     assert np.array_equal(np.asarray(decoded), image)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from dougong import recipe as recipes
+from tests.scripts import load
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FOUND = {
@@ -24,17 +23,7 @@ FOUND = {
     "minutes": 2.5,
 }
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("figures", FOLDER / "figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-figures = load()
+figures = load("recipes/figures.py")
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)

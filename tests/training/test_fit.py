@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dougong import assembly
 from dougong import recipe as recipes
-from dougong import run as runs
 from dougong.core import devices
 from dougong.core.errors import FieldError, MachineError, Note
 from dougong.core.tensors import load_tensors
@@ -25,7 +25,7 @@ from dougong.data.loader import Loader, Position
 from dougong.evaluation import measure
 from dougong.model import Batch, Model
 from dougong.training import checkpoint, schedules
-from dougong.training.fit import Due, Fitted, Session, deterministic, fit
+from dougong.training.fit import Due, Fitted, Session, autocast_for, deterministic, fit
 from dougong.training.loop import LossFunction, NotFinite, Progress, accumulate, task_loss
 from tests.clear_error import check_clear
 
@@ -63,10 +63,10 @@ class Task:
             "train": {"batch_size": 16, "checkpoint_every": 4, **self.train},
         }
         self.recipe = recipes.load(plain)
-        prepared = runs.prepared_data(self.recipe)
-        inputs, outputs = runs.fitted(self.recipe, prepared)
-        self.model = runs.build(self.recipe, inputs, outputs)
-        self.loader = runs.loader_of(self.recipe, prepared.split("train"), inputs, outputs)
+        prepared = assembly.prepared_data(self.recipe)
+        inputs, outputs = assembly.fitted(self.recipe, prepared)
+        self.model = assembly.build(self.recipe, inputs, outputs)
+        self.loader = assembly.loader_of(self.recipe, prepared.split("train"), inputs, outputs)
         self.run.mkdir(exist_ok=True)
 
     def fit(self, validate: Callable[[], dict[str, float]] | None = None, **options: Any) -> Fitted:
@@ -229,8 +229,8 @@ def test_a_validation_loss_that_is_not_finite_is_never_the_best(task: Make) -> N
 
 def test_t5_a_validation_of_a_model_that_answers_without_numbers_is_no_error(task: Make) -> None:
     made = task(steps=3, validate_every=1)
-    autocast = runs.autocast_for(made.recipe.train, torch.device("cpu"), made.model)
-    plan = runs.plan_of(made.recipe, made.loader.plan.split, made.model.inputs, made.model.outputs)  # type: ignore[attr-defined]
+    autocast = autocast_for(made.recipe.train, torch.device("cpu"), made.model)
+    plan = assembly.plan_of(made.recipe, made.loader.plan.split, made.model.inputs, made.model.outputs)  # type: ignore[attr-defined]
     weights, calls = {"y": 1.0, "kind": 0.5}, itertools.count(1)
 
     def validate() -> dict[str, float]:
@@ -511,16 +511,16 @@ def test_t5_the_rows_named_for_a_language_model_are_documents_of_the_training_sp
         "train": {"steps": 3, "batch_size": 2, "max_skipped": 1},
     }
     recipe = recipes.load(plain)
-    prepared = runs.prepared_data(recipe)
-    inputs, outputs = runs.fitted(recipe, prepared)
-    loader = runs.loader_of(recipe, prepared.split("train"), inputs, outputs)
+    prepared = assembly.prepared_data(recipe)
+    inputs, outputs = assembly.fitted(recipe, prepared)
+    loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)
     ((_, (batch,)),) = itertools.islice(loader.batches(Position()), 1)
     wanted = loader.plan.row_ids(batch)
     assert wanted != sorted(batch["row"].tolist())
     assert max(wanted) < prepared.split("train").rows
     with pytest.raises(NotFinite, match=rf"rows {', '.join(map(str, wanted))} of the training split"):
         fit(
-            runs.build(recipe, inputs, outputs), loader, recipe.train, tmp_path, seed=0,
+            assembly.build(recipe, inputs, outputs), loader, recipe.train, tmp_path, seed=0,
             loss_fn=task_loss({"text": 1.0}), validate=None, quiet=True,
             forward_backward=scaled({1: float("nan")}),
         )  # fmt: skip

@@ -1,0 +1,136 @@
+"""From a recipe to its parts: its prepared data, its fields with their codecs, its model, and how batches are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dougong import fields
+from dougong import model as models
+from dougong.core.devices import pick_device
+from dougong.core.errors import ArtefactError
+from dougong.data import prepare
+from dougong.data.loader import Loader, Plan, RowPlan, WindowPlan
+from dougong.data.shards import Split
+from dougong.fields import Field
+from dougong.model import Model
+from dougong.recipe import Recipe
+
+BRIEF_TOKENS, BRIEF_ROWS = 32_768, 4_096  # that a validation during training looks at; `evaluate` looks at all
+
+
+def used_fields(recipe: Recipe) -> list[prepare.Used]:
+    """The fields of a recipe as the preparation takes them."""
+    sides = [(recipe.inputs, False), (recipe.outputs, True)]
+    return [
+        prepare.Used(name, config, output, fields.load(config.type))
+        for side, output in sides
+        for name, config in side.items()
+    ]
+
+
+def prepared_data(recipe: Recipe, **options: Any) -> prepare.Prepared:
+    return prepare.prepare(recipe.data, used_fields(recipe), **options)
+
+
+def contents_of(recipe: Recipe) -> str:
+    """The hash of what the recipe's data is made of now, as it stands in a receipt."""
+    return prepare.content_hash(recipe.data, prepare.find_files(recipe.data), used_fields(recipe))
+
+
+def fitted(recipe: Recipe, prepared: prepare.Prepared) -> tuple[list[Field], list[Field]]:
+    """Inputs and outputs with the codecs that were fitted on the training rows."""
+    return with_codecs(recipe, prepared.codec_json)
+
+
+def with_codecs(recipe: Recipe, codec_json: Callable[[str], Any]) -> tuple[list[Field], list[Field]]:
+    """Inputs and outputs; `codec_json` gives what a field's codec said of itself when it was written."""
+
+    def side(configs: dict[str, Any]) -> list[Field]:
+        return [
+            Field(name, config, fields.load(config.type).Codec.from_json(config, codec_json(name)))
+            for name, config in configs.items()
+        ]
+
+    return side(recipe.inputs), side(recipe.outputs)
+
+
+def build(recipe: Recipe, inputs: Sequence[Field], outputs: Sequence[Field]) -> Model:
+    """The recipe's model with fresh weights, on this machine's device."""
+    device = pick_device(recipe.train.device)
+    return models.build(
+        inputs, outputs, recipe.model, encoders=recipe.encoders, loss=recipe.train.loss, seed=recipe.seed, device=device
+    )
+
+
+def limits_of(fields_: Sequence[Field]) -> dict[str, int]:
+    """How much of each ragged column a batch takes."""
+    return {f"{field.name}.{key}": limit for field in fields_ for key, limit in field.codec.limits().items()}
+
+
+def plan_of(
+    recipe: Recipe,
+    split: Split,
+    inputs: Sequence[Field],
+    outputs: Sequence[Field],
+    *,
+    shuffle: bool = False,
+    brief: bool = False,
+) -> Plan:
+    """How a split is read: windows of a stream for a language model, whole rows otherwise. `brief`: an even part of a large one."""
+    rows, tokens = batch_of(recipe, split)
+    if recipe.written and not inputs:
+        field = next(field for field in outputs if field.name == recipe.written)
+        context = field.config.max_length
+        return WindowPlan(
+            split,
+            field.name,
+            context=context,
+            batch_rows=rows or max(1, tokens // context),
+            end=field.codec.end,
+            seed=recipe.seed,
+            shuffle=shuffle,
+            most=max(1, BRIEF_TOKENS // context) if brief else None,
+        )
+    limits = limits_of([*inputs, *outputs])
+    most = BRIEF_ROWS if brief else None
+    return RowPlan(
+        split, limits=limits, batch_rows=rows, batch_tokens=tokens, seed=recipe.seed, shuffle=shuffle, most=most
+    )
+
+
+def batch_of(recipe: Recipe, split: Split) -> tuple[int, int]:
+    """Rows, or tokens, of one batch. Defaults: 8,192 tokens of a language model; of rows more where there are more."""
+    train = recipe.train
+    if train.batch_size or train.batch_tokens:
+        return train.batch_size or 0, 0 if train.batch_size else train.batch_tokens or 0
+    if recipe.written:
+        return 0, 8192
+    return int(np.clip(2 ** round(np.log2(max(split.rows, 1) / 150)), 16, 256)), 0
+
+
+def loader_of(recipe: Recipe, split: Split, inputs: Sequence[Field], outputs: Sequence[Field]) -> Loader:
+    """The training split as the loop reads it."""
+    plan = plan_of(recipe, split, inputs, outputs, shuffle=True)
+    micro = recipe.train.micro_batch if isinstance(recipe.train.micro_batch, int) else 0
+    return Loader(plan, micro_batch=micro, accumulate=recipe.train.accumulate, workers=recipe.train.workers)
+
+
+def fill(model: Model, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    """Put loaded tensors into a model; every name and shape must agree."""
+    targets = model.weights()
+    for name in sorted({*targets, *tensors}):
+        found, wanted = tensors.get(name), targets.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape:
+            shapes = " where the model has ".join(
+                "nothing" if t is None else str(tuple(t.shape)) for t in (found, wanted)
+            )
+            raise ArtefactError(
+                f"{source}: tensor {name}: the file has {shapes}. Fix: use the recipe that this model was trained with."
+            )
+        with torch.no_grad():
+            wanted.copy_(found)
