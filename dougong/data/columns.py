@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,15 @@ class Ragged:
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         values = np.concatenate(rows).astype(dtype, copy=False) if rows else np.zeros(0, dtype=dtype)
         return Ragged(values, offsets)
+
+    @staticmethod
+    def concat(pieces: Sequence[Ragged]) -> Ragged:
+        """The rows of all pieces, of which there is at least one."""
+        ends = np.cumsum([piece.offsets[-1] for piece in pieces])
+        offsets = [piece.offsets[1:] + before for piece, before in zip(pieces, [0, *ends], strict=False)]
+        return Ragged(
+            np.concatenate([piece.values for piece in pieces]), np.concatenate([pieces[0].offsets[:1], *offsets])
+        )
 
 
 Column = np.ndarray | Ragged

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.columns import Columns, Ragged
+from dougong.data.words import Words
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
@@ -151,20 +153,32 @@ class Codec:
     def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
         """{"tokens": ragged ids, "bytes": (N,) of UTF-8 that they stand for}, and how many tokens were unknown."""
         texts = ["" if value is None else value for value in values]
-        rows = [
-            np.array([*encoding.ids, self.end], dtype=self.dtype)
-            for group in _groups(texts)
-            for encoding in self.tokenizer.encode_batch_fast(group, add_special_tokens=False)
-        ]
+        tokens = Ragged.concat([Ragged.of([], self.dtype), *map(self.tokenize, _groups(texts))])
         counts = {}
         if self.unknown is not None:
             what = "unknown characters" if isinstance(self.config.tokenizer, CharTokenizer) else "unknown tokens"
-            counts[what] = sum(int((row[:-1] == self.unknown).sum()) for row in rows)
+            counts[what] = int((tokens.values == self.unknown).sum()) - len(texts) * (self.unknown == self.end)
         size = np.array([len(text.encode()) for text in texts], dtype=np.int64)
-        for index, row in enumerate(rows):
-            if self.lossy or (self.unknown is not None and self.unknown in row):
+        for index in range(len(texts)) if self.lossy or self.unknown is not None else ():
+            row = tokens.row(index)
+            if self.lossy or self.unknown in row:
                 size[index] = min(size[index], self.size(row))  # decoding puts spaces where there were none
-        return {"tokens": Ragged.of(rows, self.dtype), "bytes": size}, counts
+        return {"tokens": tokens, "bytes": size}, counts
+
+    def tokenize(self, texts: list[str]) -> Ragged:
+        if self.words is not None:
+            return self.words.encode(texts)
+        return Ragged.of([np.array([*ids, self.end], dtype=self.dtype) for ids in self.ids(texts)], self.dtype)
+
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def words(self) -> Words | None:
+        """For the tokenizers of ours that cut a text into words first."""
+        return (
+            Words(self.ids, self.end, self.dtype) if self.config.tokenizer.kind in ("byte", "bpe", "unigram") else None
+        )
 
     def decode(self, columns: Columns) -> list[str]:
         tokens = columns["tokens"]
