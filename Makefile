@@ -58,7 +58,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .dougong build dist dougong.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .dougong build dist dougong.egg-info benchmarks/.work benchmarks/.venv benchmarks/.venv-litgpt .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find dougong tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------------------- setting it up

@@ -1,0 +1,160 @@
+"""Pretraining: tokens a second and peak memory of dougong and its peers, on the same data, interleaved.
+
+    benchmarks/setup.sh                                      # once: the peers' environments
+    .venv/bin/python -m benchmarks.pretrain baby --repeats 3 --steps 20
+    .venv/bin/python -m benchmarks.pretrain small --contestants plain:bf16:compile,trainer,dougong
+    .venv/bin/python -m benchmarks.pretrain tiny --steps 4 --warmup 1 --repeats 1 --dry       # tries everything, keeps nothing
+
+A contestant is a name, or name:precision, or name:precision:compile|eager; the name alone means all its usual forms. Each is
+a process of its own; it gets the same tokens and the same number of steps, of which the first are not timed. Checked before
+anything is said of speed: the loss begins near the logarithm of the vocabulary, and falls.
+
+Trials that mattered, what was predicted and what came out:
+    (none yet)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import contest, table
+from benchmarks.contest import LITGPT, OURS, PEERS, Contestant, Result
+from benchmarks.data import PREPARED, ROOT, recipe_of, token_file
+from benchmarks.shapes import SHAPES
+
+Form = tuple[str, bool | None]  # precision, compiled
+
+
+@dataclass(frozen=True)
+class Peer:
+    module: str
+    python: Path
+    forms: tuple[Form, ...]  # that its name alone means
+
+
+PLAIN: tuple[Form, ...] = (("bf16", False), ("bf16", True), ("fp32", False))
+PEERS_BY_NAME = {
+    "plain": Peer("plain", OURS, PLAIN),
+    "trainer": Peer("trainer", PEERS, (("bf16", False), ("bf16", True))),
+    "litgpt": Peer("litgpt_loop", LITGPT, (("bf16", True),)),
+    "lightning": Peer("lightning_loop", PEERS, (("bf16", False),)),
+    "dougong": Peer("dougong_run", OURS, (("auto", None),)),
+    "dougong-gpt2": Peer("dougong_run", OURS, (("auto", None),)),
+}
+NEAR = 0.1  # the first loss may differ from log V by this share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=sorted(SHAPES))
+    parser.add_argument("--contestants", default="plain,trainer,litgpt,lightning,dougong", help="names, with commas")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dry", action="store_true", help="keep no results")
+    arguments = parser.parse_args()
+    if not 0 < arguments.warmup < arguments.steps:
+        parser.error("--warmup: at least 1, and fewer than --steps")
+    try:
+        wanted = [form for text in arguments.contestants.split(",") for form in forms(text)]
+    except ValueError as error:
+        parser.error(str(error))
+    tokens = token_file(arguments.shape)
+    common = {"shape_name": arguments.shape, "steps": arguments.steps, "warmup": arguments.warmup}
+    common |= {"tokens_file": str(tokens), "device": arguments.device}
+    contestants = [contestant(name, form, common) for name, form in wanted]
+    if any(name.startswith("dougong") for name, _ in wanted):
+        prepare(arguments.shape)
+
+    contest.warn_if_busy()
+    shared = contest.circumstances() | {"benchmark": "pretrain", "warmup": arguments.warmup}
+    before = ceilings(arguments.device)
+    answers = contest.rounds(contestants, arguments.repeats)
+    after = ceilings(arguments.device)
+    shared["ceilings"] = {key: max(before[key], after[key]) for key in before}
+    results = [shared | summary(label, found, shared["ceilings"]) for label, found in answers.items()]
+    print()
+    print(table.pretraining(results))
+    wrong = [f"{result['label']}: {told}" for result in results for told in result["wrong"]]
+    wrong += [f"{one.label}: no result" for one in contestants if one.label not in answers]
+    for told in wrong:
+        print(f"WRONG  {told}", file=sys.stderr)
+    if not arguments.dry:
+        contest.keep(results)
+    sys.exit(1 if wrong else 0)
+
+
+def forms(text: str) -> list[tuple[str, Form]]:
+    """`plain:bf16:compile` -> what to run; a name alone is all its usual forms."""
+    name, *told = text.strip().split(":")
+    if name not in PEERS_BY_NAME:
+        raise ValueError(f"--contestants: {name!r} is none of {', '.join(PEERS_BY_NAME)}")
+    if not told:
+        return [(name, form) for form in PEERS_BY_NAME[name].forms]
+    known = {"compile": True, "eager": False}
+    if told[0] not in ("bf16", "fp32", "auto") or len(told) > 2 or (told[1:] and told[1] not in known):
+        raise ValueError(f"--contestants: {text!r} is not name:bf16|fp32:compile|eager")
+    ours = name.startswith("dougong")
+    return [(name, (told[0], known[told[1]] if told[1:] else None if ours else False))]
+
+
+def contestant(name: str, form: Form, common: Result) -> Contestant:
+    precision, compiled = form
+    job = common | {"contestant": name, "precision": precision, "compile": compiled}
+    peer = PEERS_BY_NAME[name]
+    label = " ".join([name, precision, {True: "compiled", False: "eager", None: ""}[compiled]]).strip()
+    return Contestant(label, f"benchmarks.peers.{peer.module}", peer.python, (json.dumps(job),))
+
+
+def prepare(shape: str) -> None:
+    """dougong's shards are there before it is timed, as the token file of the others is."""
+    command = [str(OURS.with_name("dougong")), "prepare", str(recipe_of(shape)), "-s", f"data.cache={PREPARED}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def ceilings(device: str) -> dict[str, float]:
+    """In a process of its own, as the contestants are."""
+    found: dict[str, float] = contest.run(Contestant("ceilings", "benchmarks.ceilings", OURS, ("--device", device)))
+    return found
+
+
+def summary(label: str, answers: list[Result], limits: dict[str, float]) -> Result:
+    """The result of one contestant: medians over the rounds."""
+    last, shape = answers[-1], SHAPES[answers[-1]["shape"]]
+    speed = contest.median(answers, "tokens_per_second")
+    extra: Result = {key: contest.median(answers, key) for key in ("waiting_share", "bookkeeping_share") if key in last}
+    precision = str(last.get("computed_in", last["precision"]))  # where the contestant chose
+    return {
+        **{key: last[key] for key in ("contestant", "shape", "precision", "compile", "device", "steps", "threads")},
+        "label": label,
+        "tokens_per_second": speed,
+        "rounds": [answer["tokens_per_second"] for answer in answers],
+        "peak_memory": contest.median(answers, "peak_memory"),
+        "computed_in": precision,
+        "share_of_ceiling": speed * shape.flops_per_token / limits[precision],
+        "losses": last["losses"],
+        "wrong": wrong_with(last["losses"], shape.vocab_size),
+        "versions": last["versions"],
+        **extra,
+    }
+
+
+def wrong_with(losses: list[float], vocab_size: int) -> list[str]:
+    """What is wrong with the losses of a run that is said to learn."""
+    expected, told = math.log(vocab_size), []
+    if abs(losses[0] - expected) > NEAR * expected:
+        told.append(f"the first loss is {losses[0]:.2f}, far from log({vocab_size}) = {expected:.2f}")
+    if not losses[-1] < losses[0]:  # not finite is wrong, too
+        told.append(f"the loss does not fall: {losses[0]:.3f} at first, {losses[-1]:.3f} after {len(losses)} steps")
+    return told
+
+
+if __name__ == "__main__":
+    main()

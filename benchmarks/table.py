@@ -1,0 +1,171 @@
+"""The tables of docs/benchmarks.md, from what was measured and kept in benchmarks/results.jsonl.
+
+    python -m benchmarks.table             # print them
+    python -m benchmarks.table --write     # and put them into the page
+
+Of each benchmark the last run on each machine counts; a shape or a size of text is a table of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+Column = tuple[str, Callable[[Result], str]]
+RESULTS = Path(__file__).with_name("results.jsonl")
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
+NONE = "Nothing has been measured yet: benchmarks/results.jsonl holds no result."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"put them into {PAGE.name}")
+    arguments = parser.parse_args()
+    text = tables(read(RESULTS))
+    print(text)
+    if arguments.write:
+        PAGE.write_text(placed(PAGE.read_text("utf-8"), text), "utf-8")
+
+
+def read(path: Path) -> list[Result]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+
+
+def placed(page: str, text: str) -> str:
+    """The page with the tables between its two marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"the page has no {BEGIN} … {END} to write between")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def tables(results: list[Result]) -> str:
+    """Everything as Markdown."""
+    if not results:
+        return NONE
+    parts = []
+    for group in latest(results):
+        first = group[0]
+        parts += [f"### {TITLES[first['benchmark']](first)}", circumstances(group), TABLES[first["benchmark"]](group)]
+    return "\n\n".join(parts)
+
+
+def latest(results: list[Result]) -> list[list[Result]]:
+    """The results of the last run of each benchmark, by kind and machine, in the order in which they came first."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        kind = [str(result.get(key, "")) for key in ("benchmark", "shape", "megabytes", "device", "machine")]
+        group = groups.setdefault(tuple(kind), [])
+        if group and group[0]["run"] != result["run"]:
+            group.clear()
+        group.append(result)
+    return list(groups.values())
+
+
+def circumstances(group: list[Result]) -> str:
+    first = group[0]
+    versions: dict[str, str] = {}
+    for result in group:
+        versions |= result.get("versions", {})
+    parts = [first["machine"], f"dougong at {first['commit']}", first["run"][:10]]
+    if limits := first.get("ceilings"):
+        bf16, fp32, copy = limits["bf16"] / 1e12, limits["fp32"] / 1e12, limits["copy"] / 1e9
+        parts.append(f"matrix product {bf16:.2f} TFLOP/s in bf16, {fp32:.3f} in fp32; copy {copy:.1f} GB/s")
+    parts.append(", ".join(f"{name} {number}" for name, number in sorted(versions.items())))
+    return "; ".join(part for part in parts if part) + "."
+
+
+def markdown(columns: list[Column], results: Iterable[Result]) -> str:
+    rows = [[cell(result) for _, cell in columns] for result in results]
+    lines = [[name for name, _ in columns], ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def pretraining(results: list[Result]) -> str:
+    """The contestants of one shape, fastest first. The best peer is the fastest that is not dougong."""
+    peers = [result for result in results if not is_ours(result)]
+    best = max((result["tokens_per_second"] for result in peers), default=0.0)
+    columns: list[Column] = [
+        ("contestant", lambda result: result["label"]),
+        ("tokens/s", lambda result: f"{result['tokens_per_second']:,.0f}"),
+        ("× best peer", lambda result: ratio(result["tokens_per_second"], best)),
+        ("share of ceiling", lambda result: f"{result['share_of_ceiling']:.0%}"),
+        ("peak memory", lambda result: gigabytes(result["peak_memory"])),
+        ("loss", lambda result: f"{result['losses'][0]:.3f} → {result['losses'][-1]:.3f}"),
+        ("waits for data", lambda result: share(result, "waiting_share")),
+        ("bookkeeping", lambda result: share(result, "bookkeeping_share")),
+        ("rounds", lambda result: ", ".join(f"{speed:,.0f}" for speed in result["rounds"])),
+    ]
+    return markdown(columns, sorted(results, key=lambda result: -result["tokens_per_second"]))
+
+
+def tokenizing(results: list[Result]) -> str:
+    """Text to shards, and the training of tokenizers."""
+    encoded = [result for result in results if result["task"] == "encode"]
+    trained = [result for result in results if result["task"] == "train"]
+    best = max((result["tokens_per_second"] for result in encoded if not is_ours(result)), default=0.0)
+    columns: list[Column] = [
+        ("text to shards", lambda result: result["label"]),
+        ("tokens/s", lambda result: f"{result['tokens_per_second']:,.0f}"),
+        ("× best peer", lambda result: ratio(result["tokens_per_second"], best)),
+        ("seconds", lambda result: f"{result['seconds']:.1f}"),
+        ("tokens", lambda result: f"{result['tokens']:,}"),
+        ("peak memory, all processes", lambda result: gigabytes(result["tree_memory"])),
+    ]
+    training: list[Column] = [
+        ("training a BPE", lambda result: result["label"]),
+        ("seconds", lambda result: f"{result['seconds']:.1f}"),
+        ("characters read", lambda result: f"{result['characters']:,}"),
+        ("vocabulary", lambda result: f"{result['vocab_size']:,}"),
+        ("peak memory, all processes", lambda result: gigabytes(result["tree_memory"])),
+    ]
+    parts = [markdown(columns, sorted(encoded, key=lambda result: result["seconds"]))] if encoded else []
+    parts += [markdown(training, sorted(trained, key=lambda result: result["seconds"]))] if trained else []
+    return "\n\n".join(parts)
+
+
+def starting(results: list[Result]) -> str:
+    columns: list[Column] = [
+        ("what", lambda result: result["label"]),
+        ("seconds", lambda result: f"{result['seconds']:.2f}"),
+        ("rounds", lambda result: ", ".join(f"{seconds:.2f}" for seconds in result["rounds"])),
+    ]
+    return markdown(columns, results)
+
+
+TABLES: dict[str, Callable[[list[Result]], str]] = {
+    "pretrain": pretraining,
+    "tokenization": tokenizing,
+    "startup": starting,
+}
+TITLES: dict[str, Callable[[Result], str]] = {
+    "pretrain": lambda result: f"Pretraining, shape {result['shape']}, {result['device']}, {result['threads']} threads",
+    "tokenization": lambda result: f"Tokenization, {result['megabytes']:g} MB",
+    "startup": lambda result: "Start-up",
+}
+
+
+def is_ours(result: Result) -> bool:
+    return str(result["contestant"]).startswith("dougong")
+
+
+def ratio(value: float, best: float) -> str:
+    return f"{value / best:.2f}" if best else "–"
+
+
+def share(result: Result, key: str) -> str:
+    return f"{result[key]:.1%}" if key in result else "–"
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+if __name__ == "__main__":
+    main()
