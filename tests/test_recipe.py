@@ -517,7 +517,7 @@ def recipes(draw: Any) -> dict[str, Any]:
     return head | {"inputs": inputs, "outputs": outputs}
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(recipes())
 def test_a_resolved_recipe_reads_back_as_the_same(plain: dict[str, Any]):
     read = recipe.load(plain)
@@ -678,9 +678,7 @@ def test_what_names_no_kind_has_the_keys_of_the_default_one_only(tmp_path: Path,
     assert not validator.is_valid(recipe.override(plain, [change], "x", marks))
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(plain=recipes())
 def test_the_schema_accepts_what_the_reader_accepts(validator: Any, plain: dict[str, Any]):
     assert [error.message for error in validator.iter_errors(json.loads(json.dumps(plain)))] == []

@@ -62,7 +62,7 @@ def batch_of(kind: str, columns: Columns) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", with_side("Encoder"))
 @given(values=st.lists(RAW, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_D6_unseen_values_at_the_input_stay_within_the_tables(kind: str, values: list[Any]) -> None:
     with torch.no_grad():
         features = built(kind, "Encoder")(
@@ -73,7 +73,7 @@ def test_D6_unseen_values_at_the_input_stay_within_the_tables(kind: str, values:
 
 @pytest.mark.parametrize("kind", with_side("Head"))
 @given(values=st.lists(RAW, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_D6_unseen_values_at_the_output_cost_no_loss_that_is_not_finite(kind: str, values: list[Any]) -> None:
     head, batch = built(kind, "Head"), batch_of(kind, encoded(kind, values, missing=False))
     rows = len(batch["row"])
@@ -87,7 +87,7 @@ def test_D6_unseen_values_at_the_output_cost_no_loss_that_is_not_finite(kind: st
 
 @pytest.mark.parametrize("kind", sorted({*with_side("Encoder"), *with_side("Head")}))
 @given(values=st.lists(RAW, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_D6_encoded_indices_are_those_of_the_codec_or_the_mark_of_the_unseen(kind: str, values: list[Any]) -> None:
     """Whole numbers but pixels: from -1, the mark, to below the number of classes or of the vocabulary."""
     codec = fitted(kind).codec

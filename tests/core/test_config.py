@@ -198,7 +198,7 @@ PLAIN = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.text("abcxyz", min_size=1, max_size=4), PLAIN, max_size=4))
 def test_yaml_that_is_written_reads_back_as_the_same(value: dict[str, Any]):
     again, _ = parse_yaml(dump_yaml(value), "x")
@@ -214,7 +214,7 @@ def test_yaml_of_one_object_that_stands_twice_has_no_alias():
         dump_yaml({"a": object()})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=60) | st.text("{}[]:,-#&*!|>'\"%@`?\n\t ab1~", max_size=40))
 def test_any_text_is_read_or_refused(text: str):
     try:

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,7 +55,6 @@ def test_D5_rows_that_differ_in_what_is_no_text_are_no_near_duplicates() -> None
     assert near_duplicates(signatures, 0.8, others).tolist() == [False, False, True, True]
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.uint64, st.integers(0, 60), elements=st.integers(0, 20)), st.integers(1, 9))
 def test_D5_duplicates_are_all_rows_but_the_first_whatever_the_partitions(hashes: np.ndarray, partition: int) -> None:
     want = np.array([hashes[i] in hashes[:i] for i in range(len(hashes))], dtype=bool)

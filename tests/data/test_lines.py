@@ -13,7 +13,7 @@ from dougong.data import lines
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)), st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lines_are_those_of_python_for_any_text_encoding_and_chunk(texts: list[str], chunk: int) -> None:
     text = "\n".join(texts) + "end"
     want = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]

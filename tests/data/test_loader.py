@@ -80,7 +80,7 @@ BATCHING = st.one_of(
     epoch=st.integers(0, 3),
     shuffle=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_row_stands_in_an_epoch_exactly_once(
     lengths: list[int], batching: dict[str, int], epoch: int, shuffle: bool
 ) -> None:
@@ -110,7 +110,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     most=st.integers(1, 1500),
     two=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_batch_tokens_is_never_exceeded_with_padding_unless_by_one_row_alone(
     lengths: list[tuple[int, int]], most: int, two: bool
 ) -> None:
@@ -276,7 +276,7 @@ def test_ranks_share_the_rows_of_the_same_batches(ranks: int) -> None:
 
 
 @given(rows=st.integers(1, 50), micro=st.integers(1, 60), accumulate=st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_micro_batches_are_the_batch_in_pieces(rows: int, micro: int, accumulate: int) -> None:
     plan = plan_of([5] * rows, batch_rows=rows)
     pieces = Loader(plan, micro_batch=micro).load(0, 0)
@@ -322,7 +322,7 @@ def check_windows(plan: WindowPlan, epoch: int = 0) -> None:
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 40), batch=st.integers(1, 5), epoch=st.integers(0, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_training_windows_cover_the_stream_but_for_its_ends(
     lengths: list[int], context: int, batch: int, epoch: int
 ) -> None:
@@ -336,7 +336,7 @@ def test_training_windows_cover_the_stream_but_for_its_ends(
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 40), epoch=st.integers(0, 2), shuffle=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_t5_the_rows_of_a_window_are_the_documents_that_it_was_cut_from(
     lengths: list[int], context: int, epoch: int, shuffle: bool
 ) -> None:
@@ -356,7 +356,7 @@ def test_epochs_cut_the_stream_at_different_places() -> None:
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 40), batch=st.integers(1, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_evaluation_counts_every_token_exactly_once_with_half_a_context_before_it(
     lengths: list[int], context: int, batch: int
 ) -> None:
@@ -370,7 +370,7 @@ def test_evaluation_counts_every_token_exactly_once_with_half_a_context_before_i
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 12), most=st.integers(1, 20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_most_takes_so_many_whole_windows_evenly_spread(lengths: list[int], context: int, most: int) -> None:
     plan = WindowPlan(Rows(lengths), "t", context=context, batch_rows=3, end=END, shuffle=False, most=most)
     total = sum(lengths)

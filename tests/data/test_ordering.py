@@ -11,7 +11,7 @@ from dougong.data.ordering import key_of, mixed, permuted
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_permuted_sends_every_index_to_another_place(size: int, key: int) -> None:
     result = permuted(np.arange(size), size, key)
     assert result.dtype == np.int64
@@ -19,7 +19,7 @@ def test_permuted_sends_every_index_to_another_place(size: int, key: int) -> Non
 
 
 @given(size=st.integers(1, 2**40), key=st.integers(0, 2**64 - 1), start=st.integers(0, 2**40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_slice_of_any_size_can_be_computed_alone(size: int, key: int, start: int) -> None:
     index = np.arange(start % size, min(start % size + 50, size))
     together = permuted(index, size, key)

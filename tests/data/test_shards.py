@@ -103,7 +103,7 @@ def test_a_shard_is_mapped_not_copied(tmp_path: Path) -> None:
 
 
 @given(order=st.lists(st.integers(0, 9), min_size=1, max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_take_gives_any_rows_in_any_order_over_all_shards(
     order: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -135,7 +135,7 @@ def test_lengths_and_names_are_those_of_all_shards(split: Split) -> None:
     shards=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5), min_size=1, max_size=4),
     places=st.lists(st.integers(0, 10**6), min_size=2, max_size=2),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_stream_reads_like_the_joined_rows_and_knows_its_documents(
     shards: list[list[int]], places: list[int]
 ) -> None:

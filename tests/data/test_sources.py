@@ -86,7 +86,7 @@ def test_every_format_and_compression_gives_the_same_rows(tmp_path: Path, name: 
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_D1_no_mutation_of_a_file_loses_a_row_without_a_word(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -115,7 +115,7 @@ def test_D1_no_mutation_of_a_file_loses_a_row_without_a_word(
     st.lists(st.sampled_from(["a,1", '"a, ""b""",2', '"two\nlines",3', "", 'in"side,4', '"open,5', "x", "a\r\nb,6"]))
 )
 @example(["", "x", "a longer line"])  # a run that is one line of two bytes
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_D1_many_rows_at_once_are_the_rows_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:

@@ -27,7 +27,7 @@ def encoded(texts: list[str], known: Words) -> list[list[int]]:
 
 @given(st.lists(st.one_of(st.lists(st.sampled_from(PIECES)).map("".join), st.text(max_size=20)), max_size=8))
 @example(["a\t \nb", "a\t ", "a   b", " a", "", "a \t\tb", "a\t \tb"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_words_are_cut_as_the_whole_text_would_be(texts: list[str]) -> None:
     known = Words(CODEC.ids, CODEC.end, np.uint16)
     for _ in range(2):  # the second time every word is known

@@ -93,7 +93,7 @@ def test_D7_a_constant_column_is_finite_and_comes_back(normalize: Normalize, val
     normalize=st.sampled_from(KINDS),
     bins=st.sampled_from([0, 1, 4, 16, 256]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_D7_what_a_model_sees_is_always_finite(
     values: list[float | None], later: list[float | None], normalize: Normalize, bins: int
 ) -> None:

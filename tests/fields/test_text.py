@@ -52,7 +52,7 @@ def round_trip(codec: Codec, value: str) -> str:
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "unigram"])
 @given(value=UNICODE)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_unicode_comes_back_and_nothing_is_unknown(kind: str, value: str) -> None:
     columns, counts = CODECS[kind].encode([value])
     assert CODECS[kind].decode(columns) == [value]
@@ -61,7 +61,7 @@ def test_any_unicode_comes_back_and_nothing_is_unknown(kind: str, value: str) ->
 
 
 @given(value=st.text(st.sampled_from(sorted(set("".join(LINES)))), max_size=60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_text_of_known_characters_comes_back_from_char(value: str) -> None:
     columns, counts = CODECS["char"].encode([value])
     assert CODECS["char"].decode(columns) == [value]
