@@ -111,14 +111,15 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     inputs, outputs = assembly.fitted(recipe, prepared)
     run_folder.begin(folder, recipe, prepared, inputs, outputs)
     model = assembly.build(recipe, inputs, outputs)
-    say(summary.headline(recipe, model, prepared))
+    loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)
+    say(summary.headline(recipe, model, prepared, loader.plan))
     weights = {field.name: field.config.weight for field in outputs}
     held_out = prepared.split("validation")
     plan = assembly.plan_of(recipe, held_out, inputs, outputs, brief=True) if held_out.rows else None
     autocast = autocast_for(recipe.train, next(model.parameters()).device, model)
     fitted = fit(
         model,
-        assembly.loader_of(recipe, prepared.split("train"), inputs, outputs),
+        loader,
         recipe.train,
         folder,
         seed=recipe.seed,

@@ -501,7 +501,7 @@ def recipes(draw: Any) -> dict[str, Any]:
                 "micro_batch": st.sampled_from(["auto", 4]),
                 "ema": st.floats(0, 0.999),
                 "clip_norm": st.none() | st.floats(1e-3, 1e3),
-                "compile": st.sampled_from(["auto", False]),
+                "compile": st.sampled_from(["auto", False, True]),
             },
         )
     )

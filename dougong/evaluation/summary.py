@@ -12,6 +12,7 @@ import numpy as np
 
 from dougong.core.devices import device_name
 from dougong.core.errors import Note
+from dougong.data.loader import Plan
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
@@ -19,6 +20,7 @@ from dougong.evaluation.report import CalibrationCurve, ConfusionMatrix, ReportC
 from dougong.model import Model
 from dougong.recipe import Recipe
 from dougong.run import Run
+from dougong.training import compilation
 from dougong.training.fit import autocast_dtype
 
 SAMPLES = 8
@@ -26,7 +28,7 @@ PROMPT_CHARACTERS = 12
 SAMPLE_TOKENS = 160
 
 
-def headline(recipe: Recipe, model: Model, prepared: Prepared) -> str:
+def headline(recipe: Recipe, model: Model, prepared: Prepared, plan: Plan) -> str:
     """The first lines of a run: what is trained on what, and which routes were chosen."""
     device = next(model.parameters()).device
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -34,11 +36,12 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared) -> str:
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     budget, amount = recipe.train.budget
     dtype = str(autocast_dtype(recipe.train, device, model)).removeprefix("torch.")
+    blocks = "compiled" if compilation.is_wanted(recipe.train, model, plan) else "not compiled"
     ends = f"{', '.join(recipe.inputs) or 'nothing'} → {', '.join(recipe.outputs)}"
     return (
         f"{recipe.name}: {ends}; {recipe.model.kind}, {count:,} parameters\n"
         f"rows: {rows}; budget: {amount:,g} {budget}; {recipe.train.optimizer.kind}\n"
-        f"device: {device_name(device)}; matrix products in {dtype}; compile: off; attention: torch's own"
+        f"device: {device_name(device)}; matrix products in {dtype}; blocks {blocks}"
     )
 
 

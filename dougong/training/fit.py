@@ -21,7 +21,7 @@ from dougong.core.devices import pick_dtype, place, require_memory
 from dougong.core.errors import Diverged, MachineError, Note, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
-from dougong.training import checkpoint, optimizers, schedules, states
+from dougong.training import checkpoint, compilation, optimizers, schedules, states
 from dougong.training.loop import Average, Config, LossFunction, NotFinite, Progress, accumulate, train_steps
 from dougong.training.monitors import Interrupted, Monitor, Stop, stop_on_signals
 
@@ -185,8 +185,13 @@ def fit(
     every = CHECKPOINT_SECONDS if config.checkpoint_every == "auto" else config.checkpoint_every
     due_checkpoint = Due(every, 1.0, progress, session.done())
     waiting = Waiting(session)
-    seam = counted(forward_backward, monitor)
-    with stop_on_signals() as stop, monitor, machine_errors(config, waiting), closing(waiting.batches()) as batches:
+    is_compiled = compilation.is_wanted(config, model, loader.plan)
+    seam = counted(forward_backward, monitor, is_compiled)
+    blocks = compilation.compiled(model, loader.plan) if is_compiled else nullcontext()
+    with (
+        stop_on_signals() as stop, monitor, machine_errors(config, waiting), blocks,
+        closing(waiting.batches()) as batches,
+    ):  # fmt: skip
         steps = train_steps(
             model, loss_fn, batches, session.optimizer, config, progress,
             factor=session.factor, autocast=autocast, forward_backward=seam, row_ids=loader.plan.row_ids,
@@ -413,15 +418,27 @@ def autocast_for(config: Config, device: torch.device, model: Model) -> Callable
     return lambda: torch.autocast(device.type, dtype=dtype)
 
 
-def counted(forward_backward: Callable[..., Tensor], monitor: Monitor) -> Callable[..., Tensor]:
-    """The same, with the floating-point operations of the first step counted (for the live line)."""
+def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, compiled: bool) -> Callable[..., Tensor]:
+    """The same, with the floating-point operations of the first step counted (for the live line).
+
+    Compiled blocks cannot be looked into: for them a plain pass of one micro-batch, which changes nothing, goes before.
+    """
 
     def wrapped(model: Model, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
         if monitor.flops_per_row:
             return forward_backward(model, loss_fn, batches, autocast)
         with FlopCounterMode(display=False) as counter:
-            loss = forward_backward(model, loss_fn, batches, autocast)
-        monitor.flops_per_row = counter.get_total_flops() / max(sum(len(batch["row"]) for batch in batches), 1)
+            if compiled:
+                model.eval()  # no dropout, no statistics, and plain blocks
+                accumulate(model, loss_fn, batches[:1], autocast)
+            else:
+                loss = forward_backward(model, loss_fn, batches, autocast)
+        rows = sum(len(batch["row"]) for batch in (batches[:1] if compiled else batches))
+        monitor.flops_per_row = counter.get_total_flops() / max(rows, 1)
+        if compiled:
+            model.zero_grad(set_to_none=True)
+            model.train()
+            return forward_backward(model, loss_fn, batches, autocast)
         return loss
 
     return wrapped

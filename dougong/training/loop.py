@@ -65,8 +65,6 @@ class Config:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise bad_field("train", ", ".join(given), "exactly one budget", f"keep one of {', '.join(given)}")
-        if self.compile is True:  # refused, not ignored
-            raise bad_field("train.compile", True, "auto or false: models run uncompiled so far", "use compile: auto")
         if self.batch_size and self.batch_tokens:
             raise bad_field(
                 "train.batch_size", self.batch_size, "one of batch_size and batch_tokens", "remove one of the two"

@@ -322,8 +322,3 @@ def test_suffixes_and_durations_are_understood() -> None:
     assert not problems
     assert config.budget == ("tokens", 2_000_000)
     assert (config.validate_every, config.checkpoint_every) == (90.0, 300.0)
-
-
-def test_a_compilation_that_would_not_happen_is_refused_and_not_ignored():
-    with pytest.raises(FieldError, match=r"train\.compile = True: expected auto or false.*Fix: use compile: auto"):
-        Config(steps=1, compile=True)

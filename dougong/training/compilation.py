@@ -1,0 +1,98 @@
+"""Compiled blocks: the repeated parts of a backbone as fused kernels, made by torch.compile.
+
+What a first compilation costs (20 to 100 s on two cores) is kept beside other caches of the user, so the next run of the
+same shapes has it in seconds. `auto` compiles where a run is long enough to earn that; whether it does follows from the
+recipe and the kind of device alone, never from what is in the cache or how fast the machine is today: the same recipe
+must give the same weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dougong.core.errors import MachineError
+from dougong.data.loader import Plan, WindowPlan
+from dougong.model import Model
+from dougong.training.loop import Config
+
+LONG = {"cpu": 2e14, "cuda": 1e17}  # floating-point operations of a run; some ten minutes
+LONG_MINUTES = 10.0
+
+# The user's own folder and not the project's, which may come from elsewhere: torch keeps pickles in it. Here and not
+# below: torch looks at it as soon as it builds an optimizer.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dougong" / "compiled"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
+
+
+def is_wanted(config: Config, model: Model, plan: Plan) -> bool:
+    """Whether this run's blocks are compiled. Raises MachineError where the recipe asks for it and it cannot be."""
+    if config.compile == "auto":
+        return missing(device_of(model)) is None and is_long(config, model, plan)
+    if config.compile and (lacks := missing(device_of(model))):
+        raise MachineError(f"train.compile = True: {lacks}. Fix: install it, or set compile: auto.")
+    return config.compile
+
+
+def is_long(config: Config, model: Model, plan: Plan) -> bool:
+    """A run whose batches all have one shape (others would be compiled again and again), and enough work to do."""
+    if not isinstance(plan, WindowPlan):
+        return False
+    budget, amount = config.budget
+    if budget == "minutes":
+        return amount >= LONG_MINUTES
+    tokens = plan.batch_rows * plan.context
+    of_epoch = tokens * plan.batches(0)
+    total = amount * {"steps": tokens * config.accumulate, "epochs": of_epoch, "tokens": 1}[budget]
+    parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
+    return 6 * parameters * total >= LONG.get(device_of(model), float("inf"))
+
+
+def missing(device: str) -> str | None:
+    """What the machine lacks to compile for a device."""
+    if device == "cuda":
+        return None if importlib.util.find_spec("triton") else "it needs triton on a GPU, and that is not installed"
+    if device != "cpu":
+        return f"models are not compiled for {device}"
+    compilers = (os.environ.get("CXX"), "g++", "clang++")
+    return None if any(name and shutil.which(name) for name in compilers) else "there is no C++ compiler (g++, clang++)"
+
+
+def device_of(model: nn.Module) -> str:
+    return next(model.parameters()).device.type
+
+
+@contextmanager
+def compiled(model: Model, plan: Plan) -> Iterator[None]:
+    """Inside, the blocks of the model's backbones run compiled while they train; after it as before."""
+    regions = list(blocks(model))
+    for region in regions:
+        region.forward = while_training(region, same_shape=isinstance(plan, WindowPlan))
+    try:
+        yield
+    finally:
+        for region in regions:
+            del region.forward  # the class has its own
+
+
+def while_training(region: nn.Module, same_shape: bool) -> Callable[..., Any]:
+    """Its forward pass, compiled for training. Validation has other shapes, and few of them: not worth the compiling."""
+    plain, fast = region.forward, torch.compile(region.forward, dynamic=False if same_shape else None)
+    return lambda *given, **named: (fast if region.training else plain)(*given, **named)
+
+
+def blocks(model: Model) -> Iterator[nn.Module]:
+    """The repeated parts of every backbone: of one kind, so that what is compiled for one serves for all."""
+    own = (getattr(model.arrival(field), "own", None) for field in model.inputs)
+    for backbone in (model.backbone, *own):
+        for part in backbone.children() if backbone is not None else ():
+            if isinstance(part, nn.ModuleList):
+                yield from part

@@ -1,0 +1,86 @@
+"""Compiled blocks: when, the same numbers, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dougong
+from dougong import assembly, recipe
+from dougong.core.errors import MachineError
+from dougong.data.loader import Plan
+from dougong.model import Model
+from dougong.training import compilation
+from tests.clear_error import clear_error
+from tests.small_runs import home, recipe_of
+
+
+def made(name: str, **train: Any) -> tuple[recipe.Recipe, Model, Plan]:
+    loaded = recipe.load(recipe_of(name) | {"train": train})
+    prepared = assembly.prepared_data(loaded)
+    inputs, outputs = assembly.fitted(loaded, prepared)
+    loader = assembly.loader_of(loaded, prepared.split("train"), inputs, outputs)
+    return loaded, assembly.build(loaded, inputs, outputs), loader.plan
+
+
+def wanted(name: str, **train: Any) -> bool:
+    loaded, model, plan = made(name, **train)
+    return compilation.is_wanted(loaded.train, model, plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "want"),
+    [
+        ("poems", {"minutes": 10}, True),
+        ("poems", {"minutes": 9}, False),
+        ("poems", {"tokens": "100G"}, True),
+        ("poems", {"steps": 10_000_000, "batch_tokens": 65_536}, True),
+        ("poems", {"epochs": 1}, False),
+        ("poems", {"minutes": 60, "compile": False}, False),
+        ("reviews", {"minutes": 60}, False),  # batches of many lengths
+    ],
+)
+def test_auto_compiles_long_runs_of_one_shape(
+    name: str, train: dict[str, Any], want: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "missing", lambda device: None)
+    assert wanted(name, **train) is want
+
+
+def test_a_machine_without_a_compiler_says_so_only_where_it_was_asked_to_compile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not wanted("poems", minutes=60)
+    with clear_error("train.compile", "True", "C++ compiler", "compile: auto", error=MachineError):
+        wanted("poems", minutes=60, compile=True)
+
+
+def test_compiled_blocks_learn_what_plain_ones_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real compiler; a machine that has none refuses."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(home() / "compiled"))
+    short = {"steps": 6, "validate_every": 3, "batch_size": 8, "device": "cpu"}
+    told = recipe_of("poems") | {"train": short | {"compile": True}}
+    if compilation.missing("cpu"):
+        with clear_error("train.compile", error=MachineError):
+            dougong.train(told)
+        return
+    fast = dougong.train(told | {"name": "fast"})
+    slow = dougong.train(told | {"name": "slow", "train": short | {"compile": False}})
+    assert any((home() / "compiled").iterdir())
+    ours, theirs = fast.model.weights(), slow.model.weights()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_afterwards_a_model_is_as_it_was() -> None:
+    _, model, plan = made("poems", steps=1)
+    with compilation.compiled(model, plan):
+        assert all("forward" in vars(block) for block in compilation.blocks(model))
+    assert list(compilation.blocks(model))
+    assert not any("forward" in vars(block) for block in compilation.blocks(model))
