@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,24 @@ def encoded(codec: object) -> np.ndarray:
     return np.asarray(columns["tokens"].row(0))
 
 
+# -------------------------------------------------------------------------------------------------------- text to learn
+
+TRAINING = 0.9  # share of the text, from its start; the rest is validated on
+
+
+def learning_files() -> tuple[Path, Path]:
+    """The English text in two, where nanoGPT cuts it: what is learnt from, and what is validated on.
+
+    Line breaks at the ends are left out: dougong's reader of documents drops them.
+    """
+    text = TEXT.read_text("utf-8")
+    cut = int(len(text) * TRAINING)
+    paths = WORK / "learning-train.txt", WORK / "learning-validation.txt"
+    for path, part in zip(paths, (text[:cut], text[cut:]), strict=True):
+        write(path, part.strip("\n").encode())
+    return paths
+
+
 # ----------------------------------------------------------------------------------------------------- text to tokenize
 
 SEED = 0
@@ -127,13 +146,58 @@ def tokenizer_file(vocab_size: int = 16_384) -> tuple[Path, int]:
     """A tokenizer.json trained on the text that ships, and its end token."""
     from dougong.fields import text
 
-    path = WORK / "tokenizer.json"
+    path = WORK / f"tokenizer-{vocab_size}.json"
     codec = text.Codec.fit(
         text.Config(tokenizer=text.BPETokenizer(vocab_size=vocab_size)),
         paragraphs(TEXT.read_text("utf-8"), TEXT.stat().st_size),
     )
     write(path, codec.tokenizer.to_str().encode())
     return path, codec.end
+
+
+# ----------------------------------------------------------------------------------------------------- texts to classify
+
+LENGTH, SPREAD, LONGEST = 75, 0.8, 512  # tokens: mean and longest; standard deviation of the logarithm
+CLASSES = 8
+LEANING = 0.15  # share of the words that tell the class
+
+
+def classified_file(rows: int, vocab_size: int = 8192) -> tuple[Path, Path]:
+    """Texts of log-normal lengths with their classes as JSON lines, and the tokenizer.json that counted them.
+
+    Words are those of the English text, as often as there. A class prefers the words of its part of the alphabet.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer, _ = tokenizer_file(vocab_size)
+    path = WORK / f"classified-{rows}.jsonl"
+    vocabulary = TEXT.read_text("utf-8").split()
+    sizes = dict.fromkeys(vocabulary, 0)
+    counted = Tokenizer.from_file(str(tokenizer)).encode_batch([f" {word}" for word in sizes], add_special_tokens=False)
+    sizes = {word: len(encoding.ids) for word, encoding in zip(sizes, counted, strict=True)}
+    draw = random.Random(SEED)
+    lines = [json.dumps(row, ensure_ascii=False) for row in classified(rows, vocabulary, sizes, draw)]
+    write(path, "".join(f"{line}\n" for line in lines).encode())
+    return path, tokenizer
+
+
+def classified(
+    rows: int, vocabulary: list[str], sizes: dict[str, int], draw: random.Random
+) -> Iterator[dict[str, str]]:
+    """Rows of {text, label}; `sizes` says how many tokens a word has."""
+    ordered = sorted(vocabulary, key=str.lower)  # with repetitions: parts of the alphabet of equally many words
+    parts = [ordered[part * len(ordered) // CLASSES : (part + 1) * len(ordered) // CLASSES] for part in range(CLASSES)]
+    for _ in range(rows):
+        label = draw.randrange(CLASSES)
+        left = draw.lognormvariate(math.log(LENGTH) - SPREAD**2 / 2, SPREAD)
+        left = min(left, LONGEST) - 1  # the end token
+        words: list[str] = []
+        while not words or left >= 1:
+            words.append(draw.choice(parts[label] if draw.random() < LEANING else vocabulary))
+            left -= sizes[words[-1]]
+        if left < 0 and len(words) > 1:
+            words.pop()
+        yield {"text": " ".join(words), "label": "abcdefgh"[label]}
 
 
 def write(path: Path, data: bytes) -> None:

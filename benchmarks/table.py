@@ -60,7 +60,7 @@ def latest(results: list[Result]) -> list[list[Result]]:
     """The results of the last run of each benchmark, by kind and machine, in the order in which they came first."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
-        kind = [str(result.get(key, "")) for key in ("benchmark", "shape", "megabytes", "device", "machine")]
+        kind = [str(result.get(key, "")) for key in ("benchmark", "part", "shape", "megabytes", "device", "machine")]
         group = groups.setdefault(tuple(kind), [])
         if group and group[0]["run"] != result["run"]:
             group.clear()
@@ -139,15 +139,87 @@ def starting(results: list[Result]) -> str:
     return markdown(columns, results)
 
 
+def learning(results: list[Result]) -> str:
+    """One part of it: who is first at the plain loop's loss, or whose loss is lowest."""
+    shared: list[Column] = [
+        ("parameters", lambda result: f"{result['parameters']:,}"),
+        ("steps", lambda result: f"{result['steps']:,.0f}"),
+        ("seconds", lambda result: f"{result['seconds']:.1f}"),
+        ("peak memory", lambda result: gigabytes(result["peak_memory"])),
+        ("seeds", lambda result: ", ".join(f"{value:.3f}" for value in result["rounds"])),
+    ]
+    if results and results[0]["part"] == "sooner":
+        columns: list[Column] = [
+            ("contestant", lambda result: result["label"]),
+            ("loss at its end", lambda result: f"{result['loss']:.4f}"),
+            ("seconds to plain's loss", lambda result: reached(result["seconds_to_loss"])),
+            ("× sooner", lambda result: f"{result['times_sooner']:.2f}"),
+        ]
+        return markdown([*columns, *shared], sorted(results, key=lambda result: -result["times_sooner"]))
+    columns = [
+        ("contestant", lambda result: result["label"]),
+        ("lowest loss", lambda result: f"{result['loss']:.4f}"),
+        ("× best plain loop's", lambda result: f"{result['share_of_plain']:.3f}"),
+    ]
+    return markdown([*columns, *shared], sorted(results, key=lambda result: result["loss"]))
+
+
+def reached(seconds: float | None) -> str:
+    return "not in all seeds" if seconds is None else f"{seconds:.1f}"
+
+
+def finetuning(results: list[Result]) -> str:
+    best = max((result["rows_per_second"] for result in results if not is_ours(result)), default=0.0)
+    columns: list[Column] = [
+        ("contestant", lambda result: result["label"]),
+        ("rows/s", lambda result: f"{result['rows_per_second']:,.1f}"),
+        ("× best peer", lambda result: ratio(result["rows_per_second"], best)),
+        ("tokens/s", lambda result: f"{result['tokens_per_second']:,.0f}"),
+        ("peak memory", lambda result: gigabytes(result["peak_memory"])),
+        ("parameters", lambda result: f"{result['parameters']:,}"),
+        ("loss, first and last quarter", lambda result: " → ".join(f"{mean:.3f}" for mean in result["quarters"])),
+        ("rounds", lambda result: ", ".join(f"{speed:,.1f}" for speed in result["rounds"])),
+    ]
+    return markdown(columns, sorted(results, key=lambda result: -result["rows_per_second"]))
+
+
+def growing(results: list[Result]) -> str:
+    columns: list[Column] = [
+        ("what grows", lambda result: result["label"]),
+        ("to", lambda result: f"{result['size']:,g}{' MB' if result['axis'] == 'data' else ''}"),
+        ("seconds", lambda result: f"{result['seconds']:.3f}"),
+        ("exponent", lambda result: slope(result, "time_exponent")),
+        ("memory", lambda result: gigabytes(result["memory"])),
+        ("its exponent", lambda result: slope(result, "memory_exponent")),
+        ("peak memory", lambda result: gigabytes(result["peak_memory"])),
+    ]
+    return markdown(columns, results)
+
+
+def slope(result: Result, key: str) -> str:
+    """Of a whole axis; in the line with which it begins."""
+    return f"{result[key]:.2f}" if result["times"] == 1 and result[key] is not None else ""
+
+
 TABLES: dict[str, Callable[[list[Result]], str]] = {
     "pretrain": pretraining,
     "tokenization": tokenizing,
     "startup": starting,
+    "learning": learning,
+    "finetuning": finetuning,
+    "growth": growing,
+}
+LEARNING = {
+    "sooner": "Learning: seconds to the loss of the plain loop's {budget:,} steps",
+    "minutes": "Learning: the lowest loss within {budget:g} minutes of training",
 }
 TITLES: dict[str, Callable[[Result], str]] = {
     "pretrain": lambda result: f"Pretraining, shape {result['shape']}, {result['device']}, {result['threads']} threads",
     "tokenization": lambda result: f"Tokenization, {result['megabytes']:g} MB",
     "startup": lambda result: "Start-up",
+    "learning": lambda result: LEARNING[result["part"]].format(budget=result["budget"]),
+    "finetuning": lambda result: f"Fine-tuning, {result['rows']:,} rows, {result['threads']} threads",
+    "growth": lambda result: "Growth",
 }
 
 

@@ -6,51 +6,37 @@ LayerNorm, GELU): what is left between those two is not the model. The runs of a
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import dougong
 from benchmarks.data import PREPARED, recipe_of
+from benchmarks.peers.dougong_steps import steps_of_a_run
 from benchmarks.peers.job import Clock, Job, read_job
 from dougong.core.devices import pick_device, pick_dtype
-from dougong.training.monitors import Monitor
 
 GPT2 = {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": "false", "norm_eps": "1e-5"}
 
 
 def main() -> None:
     job = read_job()
-    clock = Clock(job)
+    clock = Clock(job.device)
     waited: list[float] = []
     taken: list[float] = []
 
-    def stamped(step: Callable[..., None]) -> Callable[..., None]:
-        """Stamp where a step is logged: its own figure leaves out what comes between two steps."""
+    def step(record: dict[str, Any]) -> None:
+        clock.step(record["loss"])
+        waited.append(record["wait_seconds"])
+        taken.append(record["step_seconds"])
 
-        def wrapped(monitor: Monitor, record: dict[str, Any], *more: Any) -> None:
-            step(monitor, record, *more)
-            clock.step(record["loss"])
-            waited.append(record["wait_seconds"])
-            taken.append(record["step_seconds"])
-
-        return wrapped
-
-    with (
-        tempfile.TemporaryDirectory(dir=PREPARED.parent) as folder,
-        mock.patch.object(Monitor, "step", stamped(Monitor.step)),
-    ):
-        os.chdir(folder)
+    with steps_of_a_run(step):
         run = dougong.train(recipe_of(job.shape_name), overrides=overrides(job))
         width = run.model.backbone.out_width
         parameters = sum(parameter.numel() for parameter in run.model.parameters())
-        os.chdir(PREPARED.parent)
     timed = slice(job.warmup, None)
     whole = clock.stamps[-1] - clock.stamps[job.warmup - 1] if job.warmup else sum(taken)
     chosen = pick_dtype(job.precision, pick_device(job.device), width)  # type: ignore[arg-type]
     clock.answer(
+        job,
         ["dougong"],
         computed_in={"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(chosen)],
         parameters=parameters,

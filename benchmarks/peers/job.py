@@ -48,32 +48,32 @@ def read_job() -> Job:
 class Clock:
     """Stamps the end of each step. Between two stamps lies all of a step: its batch, its logging, its bookkeeping."""
 
-    def __init__(self, job: Job):
-        self.job = job
+    def __init__(self, device: str):
+        self.device = device
         self.stamps: list[float] = []
         self.losses: list[float] = []
         self.peak = 0
 
     def step(self, loss: float | None = None) -> None:
         self.stamps.append(time.perf_counter())
-        self.peak = peak_memory(self.job.device)  # after the last step; what comes then is no part of training
+        self.peak = peak_memory(self.device)  # after the last step; what comes then is no part of training
         if loss is not None:
             self.losses.append(float(loss))
 
-    def answer(self, packages: list[str], **more: object) -> None:
+    def answer(self, job: Job, packages: list[str], **more: object) -> None:
         """Print the result, as one JSON line on standard output."""
-        seconds = np.diff(self.stamps)[max(self.job.warmup - 1, 0) :]  # the first stamp is the end of step 1
+        seconds = np.diff(self.stamps)[max(job.warmup - 1, 0) :]  # the first stamp is the end of step 1
         if len(seconds) == 0:
-            sys.exit(f"{len(self.stamps)} steps of which {self.job.warmup} are warm-up leave none to time")
+            sys.exit(f"{len(self.stamps)} steps of which {job.warmup} are warm-up leave none to time")
         median = float(np.median(seconds))
         result = {
-            "contestant": self.job.contestant,
-            "shape": self.job.shape_name,
-            "precision": self.job.precision,
-            "compile": self.job.compile,
-            "device": self.job.device,
+            "contestant": job.contestant,
+            "shape": job.shape_name,
+            "precision": job.precision,
+            "compile": job.compile,
+            "device": job.device,
             "steps": len(self.stamps),
-            "tokens_per_second": self.job.shape.tokens_per_step / median,
+            "tokens_per_second": job.shape.tokens_per_step / median,
             "step_seconds": median,
             "peak_memory": self.peak,
             "losses": [round(loss, 4) for loss in self.losses],

@@ -43,7 +43,7 @@ def main() -> None:
     job = read_job()
     torch.manual_seed(job.seed)
     task = Task(job)
-    clock = Clock(job)
+    clock = Clock(job.device)
     trainer = lightning.Trainer(
         accelerator="cpu" if job.device == "cpu" else "gpu",
         devices=1,
@@ -58,7 +58,7 @@ def main() -> None:
         enable_model_summary=False,
     )
     trainer.fit(torch.compile(task) if job.compile else task, DataLoader(Windows(job), batch_size=job.shape.batch))
-    clock.answer(["lightning"])
+    clock.answer(job, ["lightning"])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Stamps(Logger):
 
 
 def main() -> None:
-    shape, clock = job.shape, Clock(job)
+    shape, clock = job.shape, Clock(job.device)
     config = Config(
         name="benchmark",
         block_size=shape.context,
@@ -119,7 +119,7 @@ def main() -> None:
             eval=EvalArgs(interval=10**9, max_iters=1, initial_validation=False, final_validation=False),
             optimizer=optimizer,
         )
-    clock.answer(["litgpt", "lightning"])
+    clock.answer(job, ["litgpt", "lightning"])
 
 
 if __name__ == "__main__":

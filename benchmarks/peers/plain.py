@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers.job import Clock, Job, read_job
+from benchmarks.peers.job import Clock, read_job
 from benchmarks.shapes import Shape, batch
 
 
@@ -79,15 +79,30 @@ class Hidden(nn.Module):
         return self.out(F.gelu(self.into(x)))
 
 
-def optimizer_of(model: nn.Module, lr: float, device: str) -> torch.optim.Optimizer:
+def optimizer_of(
+    model: nn.Module, lr: float, device: str, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim != 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=device == "cuda")
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=device == "cuda")
 
 
-def autocast(job: Job) -> AbstractContextManager[object]:
-    return torch.autocast(job.device, dtype=torch.bfloat16) if job.precision == "bf16" else nullcontext()
+def autocast(device: str, precision: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor, precision: AbstractContextManager[object]
+) -> float:
+    """One step on these rows (B, T + 1); the loss."""
+    with precision:
+        loss: Tensor = model(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
 
 
 def main() -> None:
@@ -96,18 +111,12 @@ def main() -> None:
     tokens = job.tokens()
     model = Model(job.shape).to(job.device)
     optimizer = optimizer_of(model, job.shape.lr, job.device)
-    forward = torch.compile(model) if job.compile else model
-    clock = Clock(job)
+    forward = torch.compile(model) if job.compile else model  # with the same parameters
+    clock = Clock(job.device)
     for step in range(job.steps):
         rows = torch.from_numpy(batch(tokens, job.shape, step)).to(job.device)  # (B, T + 1)
-        with autocast(job):
-            loss = forward(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        clock.step(loss.item())
-    clock.answer([])
+        clock.step(train_step(forward, optimizer, rows, autocast(job.device, job.precision)))
+    clock.answer(job, [])
 
 
 if __name__ == "__main__":

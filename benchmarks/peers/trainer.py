@@ -55,7 +55,7 @@ def main() -> None:
         bos_token_id=0,
         eos_token_id=0,
     )
-    clock = Clock(job)
+    clock = Clock(job.device)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -78,7 +78,7 @@ def main() -> None:
         )
         data, model = Labelled(Windows(job)), GPT2LMHeadModel(config)
         Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Stamps(clock)]).train()
-    clock.answer(["transformers", "accelerate"])
+    clock.answer(job, ["transformers", "accelerate"])
 
 
 if __name__ == "__main__":
