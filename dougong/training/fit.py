@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dougong.core.artefacts import repair_jsonl, sync_file
-from dougong.core.devices import pick_dtype, place, require_memory
+from dougong.core.devices import keep_freed_memory, pick_dtype, place, require_memory
 from dougong.core.errors import Diverged, MachineError, Note, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
@@ -51,6 +51,7 @@ class Session:
         self.device = next(model.parameters()).device
         check_fits(model, config, self.device)
         deterministic(self.device)
+        keep_freed_memory()
         self.optimizer = optimizers.build(config.optimizer, model)
         self.average = Average(model, config.ema) if config.ema else None
         self.progress = Progress()
