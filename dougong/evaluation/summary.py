@@ -75,9 +75,9 @@ def write(path: Path, run: Run) -> None:
 def sentence(run: Run, measured: Measured | None) -> str:
     receipt = run.receipt
     rows = receipt["data"]["rows"].get("train", 0)
-    head = (
-        f"A {run.recipe.model.kind} from {', '.join(run.recipe.inputs) or 'nothing'} to {', '.join(run.recipe.outputs)}"
-    )
+    kind = run.recipe.model.kind
+    article = "An" if kind == "mlp" else "A"  # em el pee
+    head = f"{article} {kind} from {', '.join(run.recipe.inputs) or 'nothing'} to {', '.join(run.recipe.outputs)}"
     minutes, steps = receipt["training"]["seconds"] / 60, receipt["training"]["steps"]
     body = f"trained on {rows:,} rows in {minutes:.1f} minutes ({steps:,} steps)"
     if measured is None:

@@ -24,8 +24,8 @@ from dougong.data.loader import Plan, WindowPlan
 from dougong.model import Model
 from dougong.training.loop import Config
 
-LONG = {"cpu": 2e14, "cuda": 1e17}  # floating-point operations of a run; some ten minutes
-LONG_MINUTES = 10.0
+LONG = {"cpu": 1e14, "cuda": 5e16}  # floating-point operations of a run; some five minutes
+LONG_MINUTES = 5.0
 
 # The user's own folder and not the project's, which may come from elsewhere: torch keeps pickles in it. Here and not
 # below: torch looks at it as soon as it builds an optimizer.

@@ -34,8 +34,8 @@ def wanted(name: str, **train: Any) -> bool:
 @pytest.mark.parametrize(
     ("name", "train", "want"),
     [
-        ("poems", {"minutes": 10}, True),
-        ("poems", {"minutes": 9}, False),
+        ("poems", {"minutes": 5}, True),
+        ("poems", {"minutes": 4.9}, False),
         ("poems", {"tokens": "100G"}, True),
         ("poems", {"steps": 10_000_000, "batch_tokens": 65_536}, True),
         ("poems", {"epochs": 1}, False),
