@@ -15,12 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import ROOT, WORK
+from benchmarks.data import PREPARED, ROOT, WORK
 
 RESULTS = ROOT / "benchmarks" / "results.jsonl"
 OURS = ROOT / ".venv" / "bin" / "python"
@@ -46,9 +46,14 @@ class Failed(Exception):  # noqa: N818 - the name says what happened
 
 
 def rounds(
-    contestants: list[Contestant], repeats: int, *, watch_tree: bool = False, say: Callable[[str], None] = print
+    contestants: list[Contestant],
+    repeats: int,
+    *,
+    watch_tree: bool = False,
+    seeds: bool = False,
+    say: Callable[[str], None] = print,
 ) -> dict[str, list[Result]]:
-    """The answers of each by its label. One that fails is said, and not asked again."""
+    """The answers of each by its label. One that fails is said, and not asked again. With `seeds` each round has its own."""
     answers: dict[str, list[Result]] = {contestant.label: [] for contestant in contestants}
     left = list(contestants)
     for turn in range(repeats):
@@ -56,11 +61,18 @@ def rounds(
         for contestant in [*left[first:], *left[:first]]:
             say(f"round {turn + 1} of {repeats}: {contestant.label}")
             try:
-                answers[contestant.label].append(run(contestant, watch_tree=watch_tree))
+                one = seeded(contestant, turn) if seeds else contestant
+                answers[contestant.label].append(run(one, watch_tree=watch_tree))
             except Failed as error:
                 say(str(error))
                 left.remove(contestant)
     return {label: found for label, found in answers.items() if found}
+
+
+def seeded(contestant: Contestant, seed: int) -> Contestant:
+    """The same one, with this seed in its job, which is its only argument."""
+    (job,) = contestant.arguments
+    return replace(contestant, arguments=(json.dumps(json.loads(job) | {"seed": seed}),))
 
 
 def run(contestant: Contestant, *, watch_tree: bool = False) -> Result:
@@ -87,6 +99,16 @@ def run(contestant: Contestant, *, watch_tree: bool = False) -> Result:
         raise Failed(f"{contestant.label} ended with {process.returncode}; all of it in {log}:\n    {told}")
     answer: Result = json.loads(lines[-1])
     return answer | ({"tree_memory": watch.peak} if watch_tree else {})
+
+
+def prepare(recipe: Path, overrides: Iterable[str] = ()) -> None:
+    """dougong's shards are there before it is timed, as what the others read is; made by a process of its own."""
+    command = [str(OURS.with_name("dougong")), "prepare", str(recipe)]
+    for override in (f"data.cache={PREPARED}", *overrides):
+        command += ["-s", override]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode:
+        sys.exit(f"{' '.join(command)} ended with {found.returncode}:\n{found.stdout}{found.stderr}")
 
 
 class Watch:

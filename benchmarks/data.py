@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +159,8 @@ def tokenizer_file(vocab_size: int = 16_384) -> tuple[Path, int]:
 # ----------------------------------------------------------------------------------------------------- texts to classify
 
 LENGTH, SPREAD, LONGEST = 75, 0.8, 512  # tokens: mean and longest; standard deviation of the logarithm
-CLASSES = 8
-LEANING = 0.15  # share of the words that tell the class
+LABELS = "abcdefgh"
+LEANING = 0.3  # share of the words that tell the class
 
 
 def classified_file(rows: int, vocab_size: int = 8192) -> tuple[Path, Path]:
@@ -186,9 +187,10 @@ def classified(
 ) -> Iterator[dict[str, str]]:
     """Rows of {text, label}; `sizes` says how many tokens a word has."""
     ordered = sorted(vocabulary, key=str.lower)  # with repetitions: parts of the alphabet of equally many words
-    parts = [ordered[part * len(ordered) // CLASSES : (part + 1) * len(ordered) // CLASSES] for part in range(CLASSES)]
+    cuts = [part * len(ordered) // len(LABELS) for part in range(len(LABELS) + 1)]
+    parts = [ordered[start:stop] for start, stop in pairwise(cuts)]
     for _ in range(rows):
-        label = draw.randrange(CLASSES)
+        label = draw.randrange(len(LABELS))
         left = draw.lognormvariate(math.log(LENGTH) - SPREAD**2 / 2, SPREAD)
         left = min(left, LONGEST) - 1  # the end token
         words: list[str] = []
@@ -197,7 +199,7 @@ def classified(
             left -= sizes[words[-1]]
         if left < 0 and len(words) > 1:
             words.pop()
-        yield {"text": " ".join(words), "label": "abcdefgh"[label]}
+        yield {"text": " ".join(words), "label": LABELS[label]}
 
 
 def write(path: Path, data: bytes) -> None:

@@ -18,14 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import contest, table
 from benchmarks.contest import LITGPT, OURS, PEERS, Contestant, Result
-from benchmarks.data import PREPARED, ROOT, recipe_of, token_file
+from benchmarks.data import recipe_of, token_file
 from benchmarks.shapes import SHAPES
 
 Form = tuple[str, bool | None]  # precision, compiled
@@ -71,7 +70,7 @@ def main() -> None:
     common |= {"tokens_file": str(tokens), "device": arguments.device}
     contestants = [contestant(name, form, common) for name, form in wanted]
     if any(name.startswith("dougong") for name, _ in wanted):
-        prepare(arguments.shape)
+        contest.prepare(recipe_of(arguments.shape))
 
     contest.warn_if_busy()
     shared = contest.circumstances() | {"benchmark": "pretrain", "warmup": arguments.warmup}
@@ -111,12 +110,6 @@ def contestant(name: str, form: Form, common: Result) -> Contestant:
     peer = PEERS_BY_NAME[name]
     label = " ".join([name, precision, {True: "compiled", False: "eager", None: ""}[compiled]]).strip()
     return Contestant(label, f"benchmarks.peers.{peer.module}", peer.python, (json.dumps(job),))
-
-
-def prepare(shape: str) -> None:
-    """dougong's shards are there before it is timed, as the token file of the others is."""
-    command = [str(OURS.with_name("dougong")), "prepare", str(recipe_of(shape)), "-s", f"data.cache={PREPARED}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def ceilings(device: str) -> dict[str, float]:

@@ -198,7 +198,7 @@ def growing(results: list[Result]) -> str:
 
 def slope(result: Result, key: str) -> str:
     """Of a whole axis; in the line with which it begins."""
-    return f"{result[key]:.2f}" if result["times"] == 1 and result[key] is not None else ""
+    return f"{result[key]:z.2f}" if result["times"] == 1 and result[key] is not None else ""
 
 
 TABLES: dict[str, Callable[[list[Result]], str]] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,7 @@ def main() -> None:
     tokens = job.tokens()
     model = Model(job.shape).to(job.device)
     optimizer = optimizer_of(model, job.shape.lr, job.device)
-    forward = torch.compile(model) if job.compile else model  # with the same parameters
+    forward: Any = torch.compile(model) if job.compile else model  # with the same parameters
     clock = Clock(job.device)
     for step in range(job.steps):
         rows = torch.from_numpy(batch(tokens, job.shape, step)).to(job.device)  # (B, T + 1)

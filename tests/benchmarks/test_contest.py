@@ -17,6 +17,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contest, "ROOT", tmp_path)
     monkeypatch.setattr(contest, "WORK", tmp_path / "work")
     (tmp_path / "good.py").write_text("import sys\nprint('prose')\nprint('{\"speed\": ' + sys.argv[1] + '}')")
+    (tmp_path / "job.py").write_text("import sys\nprint(sys.argv[1])")
     (tmp_path / "bad.py").write_text("import sys\nprint('{}')\nsys.exit('no such machine')")
 
 
@@ -56,3 +57,19 @@ def test_results_are_appended_one_a_line(tmp_path: Path) -> None:
     contest.keep([{"a": 1}], path)
     contest.keep([{"a": 2}, {"a": 3}], path)
     assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+
+
+def test_with_seeds_each_round_has_its_own_in_the_job() -> None:
+    answers = contest.rounds([one("job", '{"seed": 7, "steps": 3}')], 2, seeds=True, say=lambda text: None)
+    assert list(answers.values()) == [[{"seed": 0, "steps": 3}, {"seed": 1, "steps": 3}]]
+
+
+def test_data_that_cannot_be_prepared_ends_the_benchmark_with_what_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "dougong"
+    told.write_text("#!/bin/sh\necho no such file >&2\nexit 3\n")
+    told.chmod(0o755)
+    monkeypatch.setattr(contest, "OURS", tmp_path / "python")
+    with pytest.raises(SystemExit, match=r"(?s)prepare .* ended with 3:.*no such file"):
+        contest.prepare(tmp_path / "recipe.yaml", ["a=1"])
