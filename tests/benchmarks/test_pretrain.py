@@ -25,6 +25,9 @@ def test_what_it_does_not_know_is_refused_by_name(text: str) -> None:
 def test_losses_have_to_begin_at_the_logarithm_of_the_vocabulary_and_to_fall() -> None:
     assert pretrain.wrong_with([4.2, 3.5], 65) == []
     assert "far from log(65) = 4.17" in pretrain.wrong_with([8.0, 3.5], 65)[0]
+    assert pretrain.wrong_with([19.2, 3.5], 65, highest=19.6) == []
+    assert "far from log(65)" in pretrain.wrong_with([22.0, 3.5], 65, highest=19.6)[0]
+    assert "far from log(65)" in pretrain.wrong_with([2.0, 1.5], 65, highest=19.6)[0]
     assert "does not fall" in pretrain.wrong_with([4.2, 4.3], 65)[0]
     assert "does not fall" in pretrain.wrong_with([4.2, math.nan], 65)[0]
 
