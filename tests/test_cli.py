@@ -303,7 +303,11 @@ def test_a_signal_during_a_verb_is_told_in_prose_and_in_json(number: int, code: 
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr("dougong.lifecycle.doctor", interrupted)
-    result = call("doctor", "--json")
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    try:
+        result = call("doctor", "--json")
+    finally:
+        signal.signal(signal.SIGINT, kept)
     assert result.exit_code == code
     assert json.loads(result.stdout) == {"error": result.stderr.strip(), "exit_code": code}
     assert result.stderr.strip() == "stopped by a signal; nothing half-written stays."
