@@ -10,7 +10,11 @@ a process of its own; it gets the same tokens and the same number of steps, of w
 anything is said of speed: the loss begins near the logarithm of the vocabulary, and falls.
 
 Trials that mattered, what was predicted and what came out:
-    (none yet)
+    blocks compiled              predicted 1.3 to 1.5; baby 1.85 beside plain eager, where uncompiled is 1.01; the same losses
+    freed memory kept (mallopt)  predicted a tenth; page faults a step 30,000 to 60,000 -> 6,000 to 9,000, time within the noise
+    dY transposed for dW = dYᵀX  products alone are twice as fast with dY transposed before; in compiled blocks 1 % in the
+                                 median and 12 % at best, on a machine that varied by more: not taken
+    first loss at log V          learns no faster: docs/benchmarks.md
 """
 
 from __future__ import annotations
