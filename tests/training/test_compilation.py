@@ -60,6 +60,7 @@ def test_a_machine_without_a_compiler_says_so_only_where_it_was_asked_to_compile
         wanted("poems", minutes=60, compile=True)
 
 
+@pytest.mark.nightly  # half a minute of compiling, and more on a slow machine
 def test_compiled_blocks_learn_what_plain_ones_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real compiler; a machine that has none refuses."""
     monkeypatch.chdir(tmp_path)
