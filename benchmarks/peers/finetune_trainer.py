@@ -21,7 +21,6 @@ from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -40,17 +39,9 @@ from benchmarks.peers.finetuning_job import (
     read_job,
 )
 from benchmarks.peers.job import Clock, quiet
+from benchmarks.peers.trainer import Stamps
 
 Row = dict[str, Any]
-
-
-class Stamps(TrainerCallback):
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-        if "loss" in logs:  # of each step; the last line sums up
-            self.clock.step(float(logs["loss"]))
 
 
 class Counted(DataCollatorWithPadding):

@@ -1,9 +1,9 @@
 """Compiled blocks: the repeated parts of a backbone as fused kernels, made by torch.compile.
 
-What a first compilation costs (20 to 100 s on two cores) is kept beside other caches of the user, so the next run of the
-same shapes has it in seconds. `auto` compiles where a run is long enough to earn that; whether it does follows from the
-recipe and the kind of device alone, never from what is in the cache or how fast the machine is today: the same recipe
-must give the same weights.
+A first compilation takes 20 to 70 s on two cores; what torch can use again of it is kept beside other caches of the user.
+`auto` compiles where a run is long enough to earn that. Whether it does follows from the recipe, the kind of device and
+whether there is a compiler, never from what is in the cache or how fast the machine is today: the same recipe on the
+same machine must give the same weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_wanted(config: Config, model: Model, plan: Plan) -> bool:
     if config.compile == "auto":
         return missing(device_of(model)) is None and is_long(config, model, plan)
     if config.compile and (lacks := missing(device_of(model))):
-        raise MachineError(f"train.compile = True: {lacks}. Fix: install it, or set compile: auto.")
+        raise MachineError(f"train.compile = True: {lacks}. Fix: mend that, or set compile: auto.")
     return config.compile
 
 
@@ -51,7 +51,7 @@ def is_long(config: Config, model: Model, plan: Plan) -> bool:
         return amount >= LONG_MINUTES
     tokens = plan.batch_rows * plan.context
     of_epoch = tokens * plan.batches(0)
-    total = amount * {"steps": tokens * config.accumulate, "epochs": of_epoch, "tokens": 1}[budget]
+    total = amount * {"steps": tokens, "epochs": of_epoch, "tokens": 1}[budget]
     parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
     return 6 * parameters * total >= LONG.get(device_of(model), float("inf"))
 
@@ -93,6 +93,10 @@ def blocks(model: Model) -> Iterator[nn.Module]:
     """The repeated parts of every backbone: of one kind, so that what is compiled for one serves for all."""
     own = (getattr(model.arrival(field), "own", None) for field in model.inputs)
     for backbone in (model.backbone, *own):
-        for part in backbone.children() if backbone is not None else ():
-            if isinstance(part, nn.ModuleList):
-                yield from part
+        if backbone is not None:
+            yield from _repeated(backbone)
+
+
+def _repeated(module: nn.Module) -> Iterator[nn.Module]:
+    for part in module.children():  # not within a block: what it repeats is compiled with it
+        yield from part if isinstance(part, nn.ModuleList) else _repeated(part)

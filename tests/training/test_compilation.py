@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dougong
-from dougong import assembly, recipe
+from dougong import assembly, backbones, recipe
 from dougong.core.errors import MachineError
 from dougong.data.loader import Plan
 from dougong.model import Model
@@ -38,6 +38,11 @@ def wanted(name: str, **train: Any) -> bool:
         ("poems", {"minutes": 4.9}, False),
         ("poems", {"tokens": "100G"}, True),
         ("poems", {"steps": 10_000_000, "batch_tokens": 65_536}, True),
+        (
+            "poems",
+            {"steps": 10_000, "batch_tokens": 6_144, "accumulate": 64},
+            False,
+        ),  # pieces of a step, not more of it
         ("poems", {"epochs": 1}, False),
         ("poems", {"minutes": 60, "compile": False}, False),
         ("reviews", {"minutes": 60}, False),  # batches of many lengths
@@ -85,3 +90,10 @@ def test_afterwards_a_model_is_as_it_was() -> None:
         assert all("forward" in vars(block) for block in compilation.blocks(model))
     assert list(compilation.blocks(model))
     assert not any("forward" in vars(block) for block in compilation.blocks(model))
+
+
+@pytest.mark.parametrize("kind", backbones.names())
+def test_every_backbone_has_blocks_to_compile(kind: str) -> None:
+    loaded = recipe.load(recipe_of("reviews") | {"model": {"kind": kind, "preset": "tiny"}, "train": {"steps": 1}})
+    inputs, outputs = assembly.fitted(loaded, assembly.prepared_data(loaded))
+    assert list(compilation.blocks(assembly.build(loaded, inputs, outputs)))
