@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong import backbones
+from dougong.core import lean
 from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
 from dougong.fields import Field
@@ -58,7 +59,7 @@ class Model(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Share what heads and encoders share; again after `to_empty`, which gives every parameter a memory of its own."""
+        """Share what heads and encoders share; again after `give_memory`, which gives every parameter a memory of its own."""
         if self.written is not None:
             self.head(self.written).tie(self.arrival(self.written).encoder)
 
@@ -202,14 +203,14 @@ def build(
 
     Filled on the CPU, and moved one parameter at a time: generators of other devices would draw other weights.
     """
-    with torch.device("meta"):
+    with lean.shapes():
         model = Model(inputs, outputs, config, encoders, loss)
     count = sum(parameter.numel() for parameter in model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     fix = "lower model.width, model.layers or the size of the vocabulary"
     for place in {device, torch.device("cpu")}:
         require_memory(f"model: the weights of its {count:,} parameters take", size, place, fix)
-    model.to_empty(device="cpu")
+    lean.give_memory(model, torch.device("cpu"))
     model.tie()
     initialize(model, seed)
     model.to(device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dougong.core import lean
 from dougong.core.artefacts import repair_jsonl, sync_file
 from dougong.core.devices import keep_freed_memory, pick_dtype, place, require_memory
 from dougong.core.errors import Diverged, MachineError, Note, bad_field, shown
@@ -429,6 +430,7 @@ def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, compiled:
         if monitor.flops_per_row:
             return forward_backward(model, loss_fn, batches, autocast)
         with FlopCounterMode(display=False) as counter:
+            lean.never_compiled(type(counter.mode).__torch_dispatch__)
             if compiled:
                 model.eval()  # no dropout, no statistics, and plain blocks
                 accumulate(model, loss_fn, batches[:1], autocast)

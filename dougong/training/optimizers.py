@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from dougong.core import lean
 from dougong.core.config import Fraction, NonNegative, Positive, config
 from dougong.core.devices import has_fast_bf16
 from dougong.core.errors import bad_field
@@ -233,15 +234,17 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _sgd(groups: list[dict[str, Any]], config: SGD, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused or None)
+    kind: Any = lean.optimizer(torch.optim.SGD)
+    return kind(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused or None)
 
 
 def _adagrad(groups: list[dict[str, Any]], config: Adagrad, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adagrad(groups, config.lr, eps=config.eps, fused=fused or None)
+    kind: Any = lean.optimizer(torch.optim.Adagrad)
+    return kind(groups, config.lr, eps=config.eps, fused=fused or None)
 
 
 def _adam(groups: list[dict[str, Any]], config: Adam | AdamW, fused: bool) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam
+    kind: Any = lean.optimizer(torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam)
     return kind(groups, config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
@@ -250,5 +253,5 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": _adagrad,
     "adam": _adam,
     "adamw": _adam,
-    "muon": MuonOptimizer,
+    "muon": lean.optimizer(MuonOptimizer),
 }
