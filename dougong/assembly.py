@@ -21,6 +21,7 @@ from dougong.model import Model
 from dougong.recipe import Recipe
 
 BRIEF_TOKENS, BRIEF_ROWS = 32_768, 4_096  # that a validation during training looks at; `evaluate` looks at all
+MICRO_TOKENS = 4_096  # of a language model that a CPU computes at once
 
 
 def used_fields(recipe: Recipe) -> list[prepare.Used]:
@@ -116,8 +117,24 @@ def batch_of(recipe: Recipe, split: Split) -> tuple[int, int]:
 def loader_of(recipe: Recipe, split: Split, inputs: Sequence[Field], outputs: Sequence[Field]) -> Loader:
     """The training split as the loop reads it."""
     plan = plan_of(recipe, split, inputs, outputs, shuffle=True)
-    micro = recipe.train.micro_batch if isinstance(recipe.train.micro_batch, int) else 0
+    micro = micro_batch_of(recipe, plan)
     return Loader(plan, micro_batch=micro, accumulate=recipe.train.accumulate, workers=recipe.train.workers)
+
+
+def micro_batch_of(recipe: Recipe, plan: Plan) -> int:
+    """Rows computed at once; 0: those of a whole step, or as many as `accumulate` makes of it.
+
+    A CPU gains nothing from more tokens than fill its caches, and what a step remembers for its way back grows with them.
+    Pieces of one size: each other one would be compiled again. It follows from the recipe and the kind of device alone:
+    the same recipe must give the same weights, however much memory is free today.
+    """
+    train = recipe.train
+    if isinstance(train.micro_batch, int):
+        return train.micro_batch
+    if train.accumulate > 1 or not isinstance(plan, WindowPlan) or pick_device(train.device).type != "cpu":
+        return 0
+    pieces = -(-plan.batch_rows * plan.context // MICRO_TOKENS)
+    return -(-plan.batch_rows // pieces)
 
 
 def fill(model: Model, tensors: dict[str, torch.Tensor], source: Path) -> None:

@@ -112,7 +112,7 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     run_folder.begin(folder, recipe, prepared, inputs, outputs)
     model = assembly.build(recipe, inputs, outputs)
     loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)
-    say(summary.headline(recipe, model, prepared, loader.plan))
+    say(summary.headline(recipe, model, prepared, loader))
     weights = {field.name: field.config.weight for field in outputs}
     held_out = prepared.split("validation")
     plan = assembly.plan_of(recipe, held_out, inputs, outputs, brief=True) if held_out.rows else None

@@ -252,11 +252,14 @@ class Loader(Dataset[list[Batch] | DougongError]):
         self.rank, self.ranks, self.workers = rank, ranks, workers
 
     def load(self, epoch: int, index: int) -> list[Batch]:
-        """Batch `index` of an epoch, cut into micro-batches of `micro_batch` rows at most, or into `accumulate`."""
+        """Batch `index` of an epoch, as its micro-batches."""
+        return [self.plan.collate(piece, epoch) for piece in self.pieces(epoch, index)]
+
+    def pieces(self, epoch: int, index: int) -> list[np.ndarray]:
+        """A batch's rows, cut into pieces of `micro_batch` rows at most, or into `accumulate`."""
         rows = self.plan.rows(epoch, index)[self.rank :: self.ranks]
         size = self.micro_batch or -(-max(len(rows), 1) // self.accumulate)
-        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [self.plan.collate(piece, epoch) for piece in pieces]
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def __getitem__(self, place: tuple[int, int]) -> list[Batch] | DougongError:  # what a worker process is asked for
         try:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dougong.core.devices import device_name
 from dougong.core.errors import Note
-from dougong.data.loader import Plan
+from dougong.data.loader import Loader
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
@@ -28,7 +28,7 @@ PROMPT_CHARACTERS = 12
 SAMPLE_TOKENS = 160
 
 
-def headline(recipe: Recipe, model: Model, prepared: Prepared, plan: Plan) -> str:
+def headline(recipe: Recipe, model: Model, prepared: Prepared, loader: Loader) -> str:
     """The first lines of a run: what is trained on what, and which routes were chosen."""
     device = next(model.parameters()).device
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -36,12 +36,14 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared, plan: Plan) -> st
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     budget, amount = recipe.train.budget
     dtype = str(autocast_dtype(recipe.train, device, model)).removeprefix("torch.")
-    blocks = "compiled" if compilation.is_wanted(recipe.train, model, plan) else "not compiled"
+    blocks = "compiled" if compilation.is_wanted(recipe.train, model, loader.plan) else "not compiled"
+    pieces = len(loader.pieces(0, 0))
     ends = f"{', '.join(recipe.inputs) or 'nothing'} → {', '.join(recipe.outputs)}"
     return (
         f"{recipe.name}: {ends}; {recipe.model.kind}, {count:,} parameters\n"
         f"rows: {rows}; budget: {amount:,g} {budget}; {recipe.train.optimizer.kind}\n"
         f"device: {device_name(device)}; matrix products in {dtype}; blocks {blocks}"
+        f"{f'; steps in {pieces} pieces' if pieces > 1 else ''}"
     )
 
 

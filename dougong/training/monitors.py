@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -81,8 +82,7 @@ class Monitor:
     """Writes log.jsonl, one record a step, and shows how the run goes (on standard error)."""
 
     def __init__(self, log: Path, device: torch.device, dtype: torch.dtype, *, quiet: bool = False):
-        self.log, self.device, self.quiet = log, device, quiet
-        self.peak = peak_flops(device, dtype)
+        self.log, self.device, self.dtype, self.quiet = log, device, dtype, quiet
         self.flops_per_row = 0.0
         self.loss = math.nan
         self.speed = Speed()
@@ -102,6 +102,10 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         if self.bar:
             self.bar.stop()
+
+    @cached_property
+    def peak(self) -> float:  # measured when first shown: the first step need not wait for it
+        return peak_flops(self.device, self.dtype)
 
     def say(self, text: str) -> None:
         if not self.quiet:

@@ -78,12 +78,16 @@ def test_the_sentence_says_what_was_trained_and_how_good_it_is():
 
 def test_the_headline_says_what_is_trained_on_what_and_how():
     trained = run("prices")
-    plan = assembly.plan_of(trained.recipe, trained.prepared.split("train"), [], [])
-    lines = summary.headline(trained.recipe, trained.model, trained.prepared, plan).splitlines()
+    loader = assembly.loader_of(trained.recipe, trained.prepared.split("train"), [], [])
+    lines = summary.headline(trained.recipe, trained.model, trained.prepared, loader).splitlines()
     count = sum(parameter.numel() for parameter in trained.model.parameters())
     assert lines[0] == f"prices: colour, stars → price; mlp, {count:,} parameters"
     assert re.fullmatch(r"rows: \d+ train, (\d+ validation, )?\d+ test; budget: 30 steps; adamw", lines[1])
     assert lines[2].endswith("matrix products in float32; blocks not compiled")
+    loader.micro_batch = 3
+    pieces = len(loader.load(0, 0))
+    again = summary.headline(trained.recipe, trained.model, trained.prepared, loader).splitlines()
+    assert again[2] == f"{lines[2]}; steps in {pieces} pieces"
 
 
 def test_the_log_gives_a_point_a_step_and_the_validations_beside_them():
