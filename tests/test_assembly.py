@@ -31,7 +31,10 @@ def loader_of(name: str, **train: Any) -> Loader:
         ({"batch_size": 600, "accumulate": 2}, 0),
     ],
 )
-def test_a_step_of_a_language_model_on_a_cpu_is_cut_into_equal_pieces(train: dict[str, Any], micro: int) -> None:
+def test_a_step_of_a_language_model_on_a_cpu_is_cut_into_equal_pieces(
+    train: dict[str, Any], micro: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "MICRO_NUMBERS", 4_096 * recipe.load(recipe_of("poems")).model.width)
     assert loader_of("poems", device="cpu", **train).micro_batch == micro
 
 

@@ -78,11 +78,12 @@ class Attention(nn.Module):
 def products_are_faster(queries: Tensor, keys: Tensor) -> bool:
     """Whether to train by `products`: in bf16 on the CPU, where torch 2.13's fused kernel goes back slowly.
 
-    Forward and backward of (16, 4, 128, 64), causal, one thread, best of 8: 25 ms for the fused kernel's 95; at T = 256
-    37 for 72. In float32 the fused kernel is faster. Up to 256 positions the shares, H · S numbers a token, stay below
-    what else a layer keeps; beyond that memory counts for more.
+    Forward and backward, causal, two threads, best of some: (32, 4, 128, 32) 8 ms for the fused kernel's 48; (16, 6, 256, 64)
+    27 for 69; (8, 12, 512, 64) 114 for 205, which makes a step of 12 layers × 768 a quarter shorter; (4, 12, 1024, 64) 215
+    for 234: not worth the memory of the shares, H · S numbers a token. In float32 the fused kernel is faster. Tried: the
+    fused kernel's way there and products' way back, which keeps no shares: at T = 256 34 ms, at 512 144.
     """
-    small = queries.shape[2] * keys.shape[2] <= 256 * 256
+    small = queries.shape[2] * keys.shape[2] <= 512 * 512
     return small and queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled()
 
 
