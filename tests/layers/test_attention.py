@@ -94,7 +94,7 @@ def test_training_in_bf16_takes_the_products_and_stays_near_the_fused_kernel(
 
 
 def test_products_are_for_training_in_bf16_on_the_cpu_and_for_short_sequences() -> None:
-    short, long = torch.zeros(1, 1, 256, 8).bfloat16(), torch.zeros(1, 1, 257, 8).bfloat16()
+    short, long = torch.zeros(1, 1, 512, 8).bfloat16(), torch.zeros(1, 1, 513, 8).bfloat16()
     assert products_are_faster(short, short)
     assert not products_are_faster(short, long)
     assert not products_are_faster(short.float(), short.float())
