@@ -11,7 +11,9 @@ and dougong's mean losses of the first and of the last quarter within 3 and 10 p
 which has a seed of its own. (Not of `trainer grouped`, whose batches come from long to short, again and again.)
 
 Trials that mattered, what was predicted and what came out:
-    (none yet)
+    attention with dropout as products   predicted 1.5 of the attention: torch goes the plain way in fp32 there; 224 ms for 358
+                                         there and back (32, 4, 256, 64), one thread; without dropout 82 for 160
+    dropout by 16 random bits            predicted 3; 8.4 million numbers there and back 45 to 82 ms for 107 to 159
 """
 
 from __future__ import annotations

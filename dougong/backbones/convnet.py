@@ -20,6 +20,7 @@ from dougong.backbones import BackboneConfig, Layers, Width
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
+from dougong.layers.dropout import Dropout
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import LayerNorm, make_norm
@@ -119,7 +120,7 @@ class SequenceBlock(nn.Module):
         self.norm = make_norm("layer", config.width)  # over channels only: over T it would see padding and the future
         self.conv = nn.Conv1d(config.width, config.width, config.kernel, dilation=dilation)
         self.out = Linear(config.width, config.width, gain=0.0)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def reset_parameters(self) -> None:
         _fill(self.conv)
@@ -203,7 +204,7 @@ class ImageBlock(nn.Module):
         self.norm1 = _image_norm(config, before)
         self.conv1 = Conv(before, after, config.kernel, stride)
         self.norm2 = _image_norm(config, after)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.conv2 = Conv(after, after, config.kernel, 1)
         self.shortcut = nn.Conv2d(before, after, 1, bias=False) if stride > 1 or before != after else None
 

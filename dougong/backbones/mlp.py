@@ -13,6 +13,7 @@ from dougong.backbones import BackboneConfig, Layers
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
+from dougong.layers.dropout import Dropout
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Activation, FeedForward, Linear
 from dougong.layers.norms import Norm, make_norm
@@ -76,7 +77,7 @@ class Layer(nn.Module):
         super().__init__()
         self.norm = make_norm(config.norm, hidden)
         self.feedforward = FeedForward(hidden, config.expansion * hidden, config.activation, gain=0.0)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, F) -> (B, F)
         return x + self.dropout(self.feedforward(self.norm(x)))

@@ -19,6 +19,7 @@ from dougong.backbones import BackboneConfig, Layers
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import refuse_memory
+from dougong.layers.dropout import Dropout
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import Norm, make_norm
@@ -90,7 +91,7 @@ class Layer(nn.Module):
         self.norm = _norm(config, hidden)
         self.ahead = CELLS[config.cell](hidden, hidden, batch_first=True)
         self.back = CELLS[config.cell](hidden, hidden, batch_first=True) if both else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def reset_parameters(self) -> None:
         for cell in (self.ahead, self.back):

@@ -20,6 +20,7 @@ from dougong.backbones import BackboneConfig, Layers
 from dougong.core.config import Count, Fraction, NonNegative, Positive, config
 from dougong.core.errors import bad_field
 from dougong.layers.attention import Attention, KeyValues, visible
+from dougong.layers.dropout import Dropout
 from dougong.layers.experts import Experts
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Activation, FeedForward, hidden_width
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
             self.max_length = config.max_length or positions or 1024
             self.table = LearnedPositions(self.max_length, config.width)
         self.input_norm = _norm(config) if config.input_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = _norm(config) if config.final_norm else nn.Identity()
 
@@ -194,7 +195,7 @@ class Block(nn.Module):
             self.feedforward = Experts(c.width, hidden, number, chosen, c.activation, bias=c.bias, gain=gain)
         else:
             self.feedforward = FeedForward(c.width, hidden, c.activation, bias=c.bias, gain=gain)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
 
     def forward(
         self, x: Tensor, mask: Tensor, sight: Sight, memory: Features | None, store: KeyValues | None

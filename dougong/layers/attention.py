@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.core.errors import bad_field
+from dougong.layers.dropout import dropout
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import RMSNorm
@@ -61,14 +62,12 @@ class Attention(nn.Module):
         queries = self.query_norm(self.split(self.query(x)))  # (B, H, T, K)
         if tables is not None:
             queries = rotate(queries, tables)
-        dropout = self.dropout if self.training else 0.0
+        hidden = self.dropout if self.training else 0.0  # of a query's shares
         keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-        if not dropout and products_are_faster(queries, keys):
-            mixed = products(queries, keys, values, seen, causal)  # (B, H, T, K)
+        if products_are_faster(queries, keys):
+            mixed = products(queries, keys, values, seen, causal, hidden)  # (B, H, T, K)
         else:
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, seen, dropout, causal, enable_gqa=self.grouped
-            )
+            mixed = F.scaled_dot_product_attention(queries, keys, values, seen, hidden, causal, enable_gqa=self.grouped)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def split(self, x: Tensor) -> Tensor:  # (B, T, heads * K) -> (B, heads, T, K)
@@ -87,7 +86,9 @@ def products_are_faster(queries: Tensor, keys: Tensor) -> bool:
     return small and queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def products(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool) -> Tensor:
+def products(
+    queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool, hidden: float = 0.0
+) -> Tensor:
     """Attention as matrix products: (B, H, T, K). What sees no key gets the mean of all, and is read by nobody."""
     repeats = queries.shape[1] // keys.shape[1]
     if repeats > 1:
@@ -97,7 +98,8 @@ def products(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None,
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if seen is not None:
         scores += torch.where(seen, 0.0, -1e30).to(scores.dtype)  # not -inf: a row of nothing else would be NaN
-    return scores.softmax(-1) @ values  # computed in float32 inside, whatever comes in
+    shares = scores.softmax(-1)  # computed in float32 inside, whatever comes in
+    return (dropout(shares, hidden) if hidden else shares) @ values
 
 
 def visible(queries: Tensor, keys: Tensor, real: Tensor, *, causal: bool, window: int | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dougong.layers.dropout import Dropout
 from dougong.layers.features import Features
 
 PoolKind = Literal["mean", "max", "first", "last", "attention"]
@@ -56,7 +57,7 @@ class Readout(nn.Module):
     def __init__(self, kind: PoolKind, width: int, scores: int, dropout: float):
         super().__init__()
         self.pool = Pool(kind, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(width, scores)
 
     def reset_parameters(self) -> None:

@@ -93,6 +93,15 @@ def test_training_in_bf16_takes_the_products_and_stays_near_the_fused_kernel(
         assert (found - right).float().norm() < 0.02 * right.float().norm()
 
 
+def test_products_hide_a_share_of_what_each_query_sees() -> None:
+    torch.manual_seed(0)
+    queries, keys, values = torch.randn(3, 1, 2, 6, 8)
+    plain = products(queries, keys, values, None, True)
+    many = torch.stack([products(queries, keys, values, None, True, 0.2) for _ in range(4000)])
+    assert not torch.equal(many[0], many[1])
+    torch.testing.assert_close(many.mean(0), plain, atol=0.05, rtol=0)
+
+
 def test_products_are_for_training_in_bf16_on_the_cpu_and_for_short_sequences() -> None:
     short, long = torch.zeros(1, 1, 512, 8).bfloat16(), torch.zeros(1, 1, 513, 8).bfloat16()
     assert products_are_faster(short, short)
