@@ -95,6 +95,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "poems-recurrent": {
         "data": {"train": "poems.txt"}, "model": {"kind": "recurrent", "preset": "tiny"}, "outputs": {"text": BYTES},
     },
+    "poems-runs": {
+        "data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": {**BYTES, "runs": 3}},
+    },
     "replies": {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
     },

@@ -99,6 +99,8 @@ class Config(FieldConfig):
     )
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     tied: bool = True  # the head shares its matrix with the embedding
+    # an output's tokens, as it is written, also tell which runs of 2 … n tokens end there: what an n-gram model knows
+    runs: Annotated[int, Field(ge=1, le=8)] = 1
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
@@ -108,7 +110,7 @@ class Config(FieldConfig):
 
 
 ONLY_IN = ("ngrams", "token_dropout")
-ONLY_OUT = ("tied",)
+ONLY_OUT = ("tied", "runs")
 
 
 def files(config: Config) -> list[Path]:
@@ -215,6 +217,8 @@ class Encoder(nn.Module):
         self.token_dropout = config.token_dropout
         self.embedding = nn.Embedding(codec.vocab_size, width) if config.ngrams == 1 else None
         self.grams = Grams(config.ngrams, width) if config.ngrams > 1 else None
+        self.runs = Runs(config.runs, width) if config.runs > 1 else None
+        self.looks_back = config.runs  # tokens that it takes to embed the last of them
 
     def reset_parameters(self) -> None:
         if self.embedding is not None:
@@ -241,6 +245,8 @@ class Encoder(nn.Module):
         assert self.embedding is not None  # runs of tokens only go in
         # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
         values = self.embedding(tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
+        if self.runs is not None:
+            values = values + self.runs(tokens)
         return Features(values, length_mask(lengths, tokens.shape[1]))
 
 
@@ -270,7 +276,7 @@ class Grams(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Features:  # (B, T), (B,) -> (B, T, D)
         mask = length_mask(lengths, tokens.shape[1])
-        runs = self.runs(tokens)  # (n, B, T)
+        runs = hashed_runs(tokens, self.longest, self.BUCKETS)  # (n, B, T)
         whole = (
             torch.ones(runs.shape[0], tokens.shape[1], dtype=torch.bool, device=tokens.device).triu()[:, None] & mask
         )
@@ -284,15 +290,6 @@ class Grams(nn.Module):
             values = values + self.embedding(run) * weight[..., None]  # (B, T, D)
         return Features(values, mask)
 
-    def runs(self, tokens: Tensor) -> Tensor:
-        """The bucket of each run of 1 … n tokens that ends at each position: (B, T) -> (n, B, T)."""
-        run, buckets = torch.zeros_like(tokens), []
-        for _ in range(self.longest):
-            # the run of one token less that ends one position earlier; int64 wraps around: a hash, on every device the same
-            run = nn.functional.pad(run, (1, 0))[:, :-1] * 0x9E3779B97F4A7 + tokens + 1
-            buckets.append((run ^ (run >> 29)) % self.BUCKETS)
-        return torch.stack(buckets)
-
     @torch.no_grad()
     def count(self, runs: Tensor, whole: Tensor) -> None:
         """Note in which rows which runs stand; each row counts once."""
@@ -300,6 +297,38 @@ class Grams(nn.Module):
         once = torch.unique((row * self.BUCKETS + runs)[whole.expand_as(runs)]) % self.BUCKETS
         self.seen += torch.bincount(once, minlength=self.BUCKETS)
         self.rows += runs.shape[1]
+
+
+def hashed_runs(tokens: Tensor, longest: int, buckets: int) -> Tensor:
+    """The bucket of each run of 1 … n tokens that ends at each position: (B, T) -> (n, B, T)."""
+    run, found = torch.zeros_like(tokens), []
+    for _ in range(longest):
+        # the run of one token less that ends one position earlier; int64 wraps around: a hash, on every device the same
+        run = nn.functional.pad(run, (1, 0))[:, :-1] * 0x9E3779B97F4A7 + tokens + 1
+        found.append((run ^ (run >> 29)) % buckets)
+    return torch.stack(found)
+
+
+class Runs(nn.Module):
+    """Embeddings of the runs of 2 … n tokens that end at each position, hashed, to be added to those of the tokens.
+
+    They begin at zero, and soon know what a model of n-grams knows, so that the layers need not find it out through
+    attention. Hashed embeddings after Svenstrup et al. 2017 (arXiv:1709.03933).
+    """
+
+    BUCKETS: ClassVar[int] = 1 << 14  # each is a vector that every step moves
+
+    def __init__(self, longest: int, width: int):
+        super().__init__()
+        self.longest = longest
+        self.embedding = nn.Embedding(self.BUCKETS, width)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.embedding.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
+        runs = hashed_runs(tokens, self.longest, self.BUCKETS)[1:]  # (n - 1, B, T)
+        return self.embedding(runs).sum(0) * self.embedding.weight.shape[1] ** 0.5
 
 
 class Head(nn.Module):

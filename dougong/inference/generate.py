@@ -110,7 +110,7 @@ class Writer:
                 return written
             written.append(token)
             if len(written) < most:
-                features = self.model.backbone(self.marked(self.embed([token])), causal=True, cache=cache)
+                features = self.model.backbone(self.marked(self.newest([*known, *written])), causal=True, cache=cache)
         if most < config.max_tokens:
             said = f"stopped after {most:,} of {config.max_tokens:,} tokens: the model has only {longest:,} positions"
             warnings.warn(said, Note, stacklevel=2)
@@ -120,6 +120,12 @@ class Writer:
         ids = torch.tensor([tokens], device=self.device)  # (1, T)
         encoder: Any = self.model.arrival(self.field).encoder
         return encoder.embed(ids, torch.tensor([len(tokens)], device=self.device))
+
+    def newest(self, tokens: list[int]) -> Features:
+        """The last token, embedded with those before it as far as the encoder looks back."""
+        encoder: Any = self.model.arrival(self.field).encoder
+        features = self.embed(tokens[-encoder.looks_back :])
+        return replace(features, values=features.values[:, -1:], mask=features.mask[:, -1:])
 
     def marked(self, features: Features) -> Features:
         """A written token with the mark of its role, which `join` gives it in training."""

@@ -17,7 +17,7 @@ from dougong.core.config import read
 from dougong.core.errors import DataError, FieldError
 from dougong.data.columns import Ragged
 from dougong.fields import text
-from dougong.fields.text import END, Codec, Config, Encoder, Head
+from dougong.fields.text import END, Codec, Config, Encoder, Head, hashed_runs
 from dougong.layers.losses import Loss
 from dougong.model import initialize
 from tests.clear_error import check_clear, clear_error
@@ -301,7 +301,7 @@ def test_runs_of_tokens_count_by_how_rare_they_are_and_padding_not_at_all() -> N
     grams.train()(tokens, lengths)
     assert int(grams.rows) == 3
     assert int(grams.seen.sum()) == 6 + 3 + 3  # the runs of each row, padding left out
-    seen = grams.seen[grams.runs(tokens)]  # (n, B, T)
+    seen = grams.seen[hashed_runs(tokens, grams.longest, grams.BUCKETS)]  # (n, B, T)
     assert seen[0, :, 0].tolist() == [3, 3, 3]  # token 5 stands in every row
     assert seen[1, :2, 1].tolist() == [2, 2]  # the run 5 6 in two
     before = grams.seen.clone()
@@ -316,3 +316,19 @@ def test_a_run_that_stands_twice_in_a_row_is_counted_once() -> None:
     grams.reset_parameters()
     grams.train()(torch.tensor([[3, 3, 3, 3]]), torch.tensor([4]))
     assert sorted(grams.seen[grams.seen > 0].tolist()) == [1, 1]
+
+
+def test_runs_of_a_written_text_tell_what_stands_before_and_nothing_of_what_comes() -> None:
+    codec = Codec.fit(config_of("byte"), LINES)
+    encoder = Encoder(config_of("byte", runs=3), codec, 8, 1)
+    initialize(encoder, 0)
+    tokens, lengths = torch.tensor([[5, 6, 7, 8], [9, 6, 7, 8]]), torch.tensor([4, 4])
+    assert encoder.runs is not None
+    assert not encoder.runs(tokens).any()  # they begin at zero
+    torch.nn.init.normal_(encoder.runs.embedding.weight)
+    values = encoder.embed(tokens, lengths).values
+    assert not torch.equal(values[0, 2], values[1, 2])  # 5 6 7 and 9 6 7
+    assert torch.equal(values[0, 3], values[1, 3])  # 6 7 8 both: three tokens back and no further
+    assert torch.equal(encoder.embed(tokens[:, :3], lengths - 1).values, values[:, :3])
+    last = encoder.embed(tokens[:, -encoder.looks_back :], torch.tensor([3, 3])).values[:, -1]
+    assert torch.equal(last, values[:, -1])

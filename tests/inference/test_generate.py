@@ -14,7 +14,7 @@ from dougong.model import Model
 from dougong.run import Run
 from tests.small_runs import run
 
-LANGUAGE_MODELS = ["poems", "poems-learned", "poems-recurrent"]
+LANGUAGE_MODELS = ["poems", "poems-learned", "poems-recurrent", "poems-runs"]
 
 
 def greedy(trained: Run, prompt: str, most: int) -> list[int]:
