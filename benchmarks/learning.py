@@ -14,8 +14,8 @@ Trials that mattered, what was predicted and what came out:
     runs of 2 to n characters embedded   predicted 2; validation loss after 50 of 200 steps, one seed: 2.371 without, 2.129 (n = 2),
                                          1.935 (3), 1.874 (4); after all 200: 1.916, 1.858, 1.762, 1.680. With n = 5 as with 4, 6 a
                                          little worse: 16,384 vectors are then too few. They make 0.8 million weights 2.9
-    60 steps, n = 5                      a rate of 0.012 for 0.006: 1.834 for 1.852; batches of half the size: 1.962; 2 layers for 4:
-                                         1.867 in two thirds of the time
+    60 steps, n = 5                      a rate of 0.012 for 0.006: 1.834 for 1.852; batches of half the size: 1.962; 2 layers
+                                         for 4: 1.867 in two thirds of the time
     a head of its own (tied: false)      2.177 for 2.213 after 120 steps
 These were chosen by the validation loss that is measured: with other text, expect the differences, not the digits.
 """
