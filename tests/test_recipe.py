@@ -162,7 +162,6 @@ def test_mixup_beside_another_input_is_refused(tmp_path: Path):
     ("old", "new", "key"),
     [
         ("review: text", "review: {type: text, tied: false}", "inputs.review.tied"),
-        ("review: text", "review: {type: text, runs: 3}", "inputs.review.runs"),
         ("review: text", "review: {type: text, loss: cross_entropy}", "inputs.review.loss"),
         ("review: text", "review: {type: text, weight: 2}", "inputs.review.weight"),
         ("review: text", "review: {type: image, weight: 2}", "inputs.review.weight"),

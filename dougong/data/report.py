@@ -135,7 +135,7 @@ class Column:
         `hashes`: their `value_hashes`, where these are known.
         """
         types = set(map(type, values))
-        if self.kind and types == {str} and "" not in values:
+        if self.kind not in ("", "number") and types == {str} and "" not in values:
             self.rows += len(values)
             self.lengths.add_all(np.fromiter(map(len, cast("Sequence[str]", values)), np.int64, len(values)))
             self._count(values, hashes)

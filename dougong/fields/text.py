@@ -99,18 +99,21 @@ class Config(FieldConfig):
     )
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     tied: bool = True  # the head shares its matrix with the embedding
-    # an output's tokens, as it is written, also tell which runs of 2 … n tokens end there: what an n-gram model knows
-    runs: Annotated[int, Field(ge=1, le=8)] = 1
+    runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
         if self.lowercase and isinstance(self.tokenizer, FileTokenizer):
             expected = "false beside a finished tokenizer, which changes the text its own way"
             raise bad_field("text.lowercase", True, expected, "remove it")
+        if self.runs > 1 and self.ngrams > 1:
+            raise bad_field(
+                "text.runs", self.runs, "1 beside ngrams, which stand in place of tokens", "remove one of them"
+            )
 
 
 ONLY_IN = ("ngrams", "token_dropout")
-ONLY_OUT = ("tied", "runs")
+ONLY_OUT = ("tied",)
 
 
 def files(config: Config) -> list[Path]:
@@ -218,7 +221,6 @@ class Encoder(nn.Module):
         self.embedding = nn.Embedding(codec.vocab_size, width) if config.ngrams == 1 else None
         self.grams = Grams(config.ngrams, width) if config.ngrams > 1 else None
         self.runs = Runs(config.runs, width) if config.runs > 1 else None
-        self.looks_back = config.runs  # tokens that it takes to embed the last of them
 
     def reset_parameters(self) -> None:
         if self.embedding is not None:
@@ -341,6 +343,7 @@ class Head(nn.Module):
         if loss.kind not in ("auto", "cross_entropy"):
             raise bad_field("train.loss", loss.kind, "cross_entropy for a text", "remove it")
         self.config, self.smoothing = config, loss.label_smoothing
+        self.looks_back = config.runs  # tokens that it takes to embed the last that was written
         self.projection = Projection(width, codec.vocab_size, bias=False)
 
     def tie(self, encoder: Encoder) -> None:

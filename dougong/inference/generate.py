@@ -122,9 +122,9 @@ class Writer:
         return encoder.embed(ids, torch.tensor([len(tokens)], device=self.device))
 
     def newest(self, tokens: list[int]) -> Features:
-        """The last token, embedded with those before it as far as the encoder looks back."""
-        encoder: Any = self.model.arrival(self.field).encoder
-        features = self.embed(tokens[-encoder.looks_back :])
+        """The last token, embedded with those before it as far as that looks back."""
+        head: Any = self.model.head(self.field)
+        features = self.embed(tokens[-head.looks_back :])
         return replace(features, values=features.values[:, -1:], mask=features.mask[:, -1:])
 
     def marked(self, features: Features) -> Features:

@@ -318,6 +318,13 @@ def test_a_run_that_stands_twice_in_a_row_is_counted_once() -> None:
     assert sorted(grams.seen[grams.seen > 0].tolist()) == [1, 1]
 
 
+def test_runs_stand_beside_tokens_and_not_beside_what_stands_in_their_place() -> None:
+    _, problems = read(Config, {"ngrams": 2, "runs": 3}, "inputs.x")
+    assert str(problems[0]) == (
+        "inputs.x.runs = 3: expected 1 beside ngrams, which stand in place of tokens. Fix: remove one of them."
+    )
+
+
 def test_runs_of_a_written_text_tell_what_stands_before_and_nothing_of_what_comes() -> None:
     codec = Codec.fit(config_of("byte"), LINES)
     encoder = Encoder(config_of("byte", runs=3), codec, 8, 1)
@@ -330,5 +337,5 @@ def test_runs_of_a_written_text_tell_what_stands_before_and_nothing_of_what_come
     assert not torch.equal(values[0, 2], values[1, 2])  # 5 6 7 and 9 6 7
     assert torch.equal(values[0, 3], values[1, 3])  # 6 7 8 both: three tokens back and no further
     assert torch.equal(encoder.embed(tokens[:, :3], lengths - 1).values, values[:, :3])
-    last = encoder.embed(tokens[:, -encoder.looks_back :], torch.tensor([3, 3])).values[:, -1]
+    last = encoder.embed(tokens[:, -3:], torch.tensor([3, 3])).values[:, -1]
     assert torch.equal(last, values[:, -1])

@@ -87,6 +87,8 @@ def test_max_tokens_bounds_the_text():
 class Fixed:
     """A model's head that says these tokens, one after the other, whatever comes in."""
 
+    looks_back = 1
+
     def __init__(self, tokens: list[int], vocabulary: int):
         self.tokens, self.vocabulary, self.at = tokens, vocabulary, 0
 
