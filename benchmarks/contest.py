@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.data import PREPARED, ROOT, WORK
 
@@ -171,6 +171,15 @@ def keep(results: list[Result], path: Path = RESULTS) -> None:
     """Append one line a result."""
     with path.open("a") as stream:
         stream.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+
+
+def end(results: list[Result], wrong: list[str], *, dry: bool) -> NoReturn:
+    """End a benchmark: say what is wrong, keep the results unless it was a dry run; the exit status is 1 where something is."""
+    for told in wrong:
+        print(f"WRONG  {told}", file=sys.stderr)
+    if not dry:
+        keep(results)
+    sys.exit(1 if wrong else 0)
 
 
 def circumstances() -> Result:

@@ -22,7 +22,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 
 from benchmarks import contest, table
 from benchmarks.contest import OURS, PEERS, Contestant, Result
@@ -66,11 +65,7 @@ def main() -> None:
     print()
     print(table.finetuning(results))
     wrong = [f"{name}: no result" for name in names if name not in answers] + wrong_with(results)
-    for told in wrong:
-        print(f"WRONG  {told}", file=sys.stderr)
-    if not arguments.dry:
-        contest.keep(results)
-    sys.exit(1 if wrong else 0)
+    contest.end(results, wrong, dry=arguments.dry)
 
 
 def contestant(name: str, common: Result) -> Contestant:

@@ -26,7 +26,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 
 from benchmarks import contest, table
 from benchmarks.contest import OURS, Contestant, Result
@@ -77,11 +76,7 @@ def main() -> None:
     for part in parts:
         print(table.learning([result for result in results if result["part"] == part]), end="\n\n")
     wrong = [*missing, *unequal(results), *(f"{result['label']}: {told}" for result in results for told in bad(result))]
-    for told in wrong:
-        print(f"WRONG  {told}", file=sys.stderr)
-    if not arguments.dry:
-        contest.keep(results)
-    sys.exit(1 if wrong else 0)
+    contest.end(results, wrong, dry=arguments.dry)
 
 
 def contestant(name: str, job: Result) -> Contestant:

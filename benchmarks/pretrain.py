@@ -32,7 +32,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +97,7 @@ def main() -> None:
     print(table.pretraining(results))
     wrong = [f"{result['label']}: {told}" for result in results for told in result["wrong"]]
     wrong += [f"{one.label}: no result" for one in contestants if one.label not in answers]
-    for told in wrong:
-        print(f"WRONG  {told}", file=sys.stderr)
-    if not arguments.dry:
-        contest.keep(results)
-    sys.exit(1 if wrong else 0)
+    contest.end(results, wrong, dry=arguments.dry)
 
 
 def forms(text: str) -> list[tuple[str, Form]]:

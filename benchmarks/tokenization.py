@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -52,11 +51,7 @@ def main() -> None:
     print()
     print(table.tokenizing(results))
     wrong = [f"{task} {name}: no result" for (task, name), found in answers.items() if not found] + unequal(results)
-    for told in wrong:
-        print(f"WRONG  {told}", file=sys.stderr)
-    if not arguments.dry:
-        contest.keep(results)
-    sys.exit(1 if wrong else 0)
+    contest.end(results, wrong, dry=arguments.dry)
 
 
 def once(task: str, name: str, python: Path, job: Result) -> list[Result]:

@@ -244,7 +244,7 @@ class Encoder(nn.Module):
         return self.embed(torch.cat([first, tokens[:, :-1]], dim=1), batch[f"{name}.tokens.length"])
 
     def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
-        assert self.embedding is not None  # runs of tokens only go in
+        assert self.embedding is not None  # ngrams, which stand in its place, only go in
         # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
         values = self.embedding(tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
         if self.runs is not None:
