@@ -88,6 +88,15 @@ def test_a_recipe_goes_all_the_way_through(recipe: Path):
     prepared = answer("prepare", recipe)
     assert set(prepared) == {"folder", "key", "rows"}
     assert sum(prepared["rows"].values()) == 120
+
+
+def test_the_command_prepares_without_torch_what_training_finds(recipe: Path) -> None:
+    script = "import sys; from dougong.cli import command; sys.argv = ['dougong', 'prepare', 'recipe.yaml', '--json']\n"
+    script += "try:\n    command()\nfinally:\n    print(hasattr(sys.modules['torch'], '__file__'))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    prepared, has_torch = done.stdout.splitlines()
+    assert has_torch == "False"
+    assert json.loads(prepared)["key"] == dougong.prepare(recipe).key
     trained = answer("train", recipe, "--quiet")
     assert set(trained) == {"run", "name", "metrics"}
     assert (trained["name"], list(trained["metrics"])) == ("mine", ["test"])

@@ -1,12 +1,17 @@
-"""Text to shards with `dougong.prepare`: read, cleaned, hashed, encoded, written with checksums."""
+"""Text to shards with `dougong.prepare`: read, cleaned, hashed, encoded, written with checksums.
+
+Without torch, as the command `dougong prepare` does it.
+"""
 
 from __future__ import annotations
 
 import dougong
 from benchmarks.peers.text_job import Job, Stopwatch, answer, read_job
+from dougong.core import torchless
 
 
 def main() -> None:
+    torchless.install()
     job = read_job()
     measured = Stopwatch()
     with measured():

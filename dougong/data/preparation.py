@@ -59,7 +59,6 @@ class Preparation:
         self.config, self.files, self.used, self.folder, self.say = config, files, used, folder, say
         size = sum(_size(file, used, config.text_rows) for group in files.values() for file in group)
         self.workers = workers if workers is not None else _cores() if size > PARALLEL_BYTES else 0
-        self.modules = [__name__, *{field.module.__name__ for field in used}]
         self.report = DataReport()
         self.listing = folder / "quarantine.jsonl"
 
@@ -104,7 +103,7 @@ class Preparation:
         parts: list[Path] = []
         files: Counter[str] = Counter()
         with self.listing.open("wb") as stream:  # written anew from the parts, whatever an interrupted run left
-            for part in spread(cleaner, chunks, self.workers, self.modules):
+            for part in spread(cleaner, chunks, self.workers):
                 parts.append(part)
                 said = read_json(part.with_suffix(".json"))
                 self.report.merge(DataReport.from_json(said["report"]))
@@ -264,9 +263,7 @@ class Preparation:
         """Step 4: the shards of every split. Returns split -> file name -> rows."""
         encoder = Encode(self.used, {name: codec.to_json() for name, codec in codecs.items()}, self.folder)
         rows: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
-        for part, written, counts in spread(
-            encoder, ((part, keep[part]) for part in parts), self.workers, self.modules
-        ):
+        for part, written, counts in spread(encoder, ((part, keep[part]) for part in parts), self.workers):
             for name, count in written.items():
                 rows[name][part.name] = count
                 self.report.count_used(name, count)

@@ -7,35 +7,35 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import BaseContext
 from types import ModuleType
 from typing import Any, TypeVar
 
+from dougong.core import torchless
 from dougong.core.errors import MachineError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int, modules: Sequence[str] = ()) -> Iterator[R]:
-    """`map` over processes, in order, holding no more tasks than keep them busy; in this process where workers = 0.
+def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
+    """`map` over processes, in order, holding few more tasks than they work at; in this process where workers = 0.
 
-    `modules` are what the function needs: they are imported once, by a process of which the others are copies.
+    New processes and no forks: those would inherit the locks of this one's threads. They have no torch (core/torchless.py).
     """
     if not workers:
         yield from map(function, tasks)
         return
     waiting: deque[Future[R]] = deque()
-    context = _copies_of_one(modules)
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(function,)) as pool:
         try:
             for task in tasks:
                 with _without_main():
                     waiting.append(pool.submit(_work, task))
-                if len(waiting) > 2 * workers:
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -46,16 +46,6 @@ def spread(function: Callable[[T], R], tasks: Iterable[T], workers: int, modules
             ) from None
 
 
-def _copies_of_one(modules: Sequence[str]) -> BaseContext:
-    """Where the system has it, new processes are forked from one that did nothing but import: they share its memory, which
-    for torch alone is 170 MB each, and begin at once. Forks of this process would inherit its threads' locks."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *modules])
-    return context
-
-
 _function: Callable[[Any], Any]
 
 
@@ -63,6 +53,8 @@ def _begin(function: Callable[[Any], Any]) -> None:
     """What a process of the pool does first: take the function, which would be long to send with each task."""
     global _function
     _function = function
+    torchless.install()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # each of us has a core, and no more
     _end_with_parent()
 
 

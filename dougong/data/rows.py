@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dougong.data.prepare import Config
 
 KNOWN = 1000  # texts of a column that need not be read twice
-CHUNK_ROWS, CHUNK_BYTES = 20_000, 8 << 20  # a chunk ends at whichever comes first
+CHUNK_ROWS, CHUNK_BYTES = 20_000, 4 << 20  # a chunk ends at whichever comes first
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,69 @@
 """Tokenization word by word: what stands in texts again and again is cut into tokens once.
 
 Exact for tokenizers that first cut a text into words, each with the one space before it, so that no token spans a space
-and what stands before it. Where white space beside a space leaves open which word that belongs to, the whole text is
-tokenized as it is.
+and what stands before it, or the start of a line and what stands before that. Where white space beside a space leaves
+open which word that belongs to, the whole text is tokenized as it is.
 """
 
 # N texts, W words in them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from dougong.data.columns import Ragged
 
-MOST = 1 << 18  # words remembered; some 50 MB
+MOST = 1 << 17  # words remembered; some 25 MB
 LONGEST = 64  # characters of one
 UNCLEAR = -1
+CUT = "\x00"  # stands between words while they are cut
+# White space that is more than one space, or more than the end of a line: the tokenizer sees the run as a whole.
+OPEN = re.compile(r"[^\S ]| (?!\S)")
+
+# Words with the space before them, numbers by at most three digits, runs of marks, line breaks apart from other space.
+WORDS = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# In all of them a space belongs to what stands behind it, unless that is white space, too: a text can be cut at its spaces.
+WORD_PATTERNS = (WORDS, GPT2_WORDS, _GPT4 % "{1,3}", _GPT4 % "")  # ours, GPT-2's, Llama 3's, Qwen 2's
+BYTE_CHARACTERS = {byte: chr(256 + place) for place, byte in enumerate([*range(33), 127])}  # GPT-2's, of ASCII
 
 Tokenize = Callable[[list[str]], list[list[int]]]
 
 
 class Words:
-    """Texts -> token ids, each text closed by `end`. Remembers the tokens of the words that it has seen."""
+    """Texts -> token ids, each text closed by `end`. Remembers the tokens of the words that it has seen.
 
-    def __init__(self, tokenize: Tokenize, end: int, dtype: np.dtype | type):
-        self.tokenize, self.dtype = tokenize, dtype
+    `blank_lines`: whether these end a word, too; with GPT-2's pattern it depends on what stands behind them.
+    """
+
+    def __init__(self, tokenize: Tokenize, end: int, dtype: np.dtype | type, *, blank_lines: bool = True):
+        self.tokenize, self.dtype, self.blank_lines = tokenize, dtype, blank_lines
         self.closing = Ragged.of([np.array([end], dtype)], dtype)
         self.forget()
 
     def forget(self) -> None:
-        self.numbers: dict[str, int] = {}  # of a word behind a space
-        self.firsts: dict[str, int] = {}  # of a word that a text begins with
+        self.numbers: dict[str, int] = {}
         self.tokens = self.closing  # by number; 0 closes a text
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         """The tokens of N texts."""
         if len(self.tokens) > MOST:
             self.forget()
-        words = [text.split(" ") for text in texts]
-        counts = np.array([len(said) for said in words], dtype=np.int64)  # (N,)
-        numbers = self.number(list(chain.from_iterable(words)), np.cumsum(counts) - counts)  # (W,)
-        unclear = np.zeros(len(texts), dtype=bool)
-        unclear[np.repeat(np.arange(len(texts)), counts)[numbers == UNCLEAR]] = True
+        words, counts = cut(texts, self.blank_lines)
+        numbers = self.number(words.dictionary.to_pylist())[words.indices.to_numpy()]  # (W,)
+        unclear = rows_of(numbers == UNCLEAR, counts)
         if not unclear.any():
             return self.joined(numbers, counts)
         clear = self.joined(numbers[np.repeat(~unclear, counts)], counts[~unclear])
@@ -55,26 +74,23 @@ class Words:
             [np.append(np.array(next(whole), self.dtype), end) if odd else next(others) for odd in unclear], self.dtype
         )
 
-    def number(self, words: list[str], starts: np.ndarray) -> np.ndarray:  # (N,) which words begin a text -> (W,) int64
+    def number(self, words: list[str]) -> np.ndarray:  # W distinct ones -> (W,) int64
         """The number of each word; those not known yet are learnt."""
-        found = list(map(self.numbers.get, words))
-        for start in starts.tolist():
-            found[start] = self.firsts.get(words[start])
-        if None in found:
-            first = set(starts.tolist())
-            missing = [place for place, number in enumerate(found) if number is None]
-            self.learn({words[place] for place in missing if place in first}, self.firsts, "")
-            self.learn({words[place] for place in missing if place not in first}, self.numbers, " ")
-            for place in missing:
-                found[place] = (self.firsts if place in first else self.numbers).get(words[place], UNCLEAR)
-        return np.array(found, dtype=np.int64)
+        found = np.fromiter(map(self.numbers.get, words, repeat(UNCLEAR)), np.int64, len(words))
+        missing = np.flatnonzero(found == UNCLEAR)
+        new = [words[place] for place in missing.tolist()]
+        self.learn(new)
+        found[missing] = np.fromiter(map(self.numbers.get, new, repeat(UNCLEAR)), np.int64, len(new))
+        return found
 
-    def learn(self, words: set[str], numbers: dict[str, int], before: str) -> None:
-        """Remember words, and what stands `before` them, but those that are too long, or unclear."""
-        clear = sorted(word for word in words if len(word) <= LONGEST and not (before and word[:1].strip() == ""))
-        rows = [np.array(row, self.dtype) for row in self.tokenize([before + word for word in clear])]
-        numbers.update(zip(clear, range(len(self.tokens), len(self.tokens) + len(clear)), strict=True))
-        self.tokens = Ragged.concat([self.tokens, Ragged.of(rows, self.dtype)])
+    def learn(self, words: list[str]) -> None:
+        """Remember words, but those that are too long, or unclear."""
+        clear = [word for word in words if len(word) <= LONGEST and not OPEN.match(word)]
+        ids = self.tokenize(clear)
+        sizes = np.fromiter(map(len, ids), np.int64, len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
+        self.numbers.update(zip(clear, range(len(self.tokens), len(self.tokens) + len(clear)), strict=True))
+        self.tokens = Ragged.concat([self.tokens, Ragged(flat, np.concatenate([[0], np.cumsum(sizes)]))])
 
     def joined(self, numbers: np.ndarray, counts: np.ndarray) -> Ragged:  # (W,), (N,) words of each text
         """The tokens of the numbered words, text by text."""
@@ -84,3 +100,106 @@ class Words:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.repeat(self.tokens.offsets[numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Ragged(self.tokens.values[places], offsets[np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])])
+
+
+def cut(texts: Sequence[str], blank_lines: bool) -> tuple[pa.DictionaryArray, np.ndarray]:
+    """The words of all texts (W,), and how many each text has (N,): cut before every space, and behind line ends."""
+    array = pa.array(texts, pa.large_string())
+    marked = pc.match_substring(array, CUT)
+    if marked.true_count:  # a text with that character in it is unclear
+        array = pc.if_else(marked, " ", array)
+    array = pc.replace_substring(array, " ", f"{CUT} ")
+    array = pc.replace_substring(array, "\n", f"\n{CUT}")
+    if blank_lines:
+        array = pc.replace_substring(array, f"{CUT}\n", "\n")
+    lists = pc.split_pattern(array, CUT)
+    return lists.flatten().dictionary_encode(), np.diff(lists.offsets.to_numpy())
+
+
+def rows_of(words: np.ndarray, counts: np.ndarray) -> np.ndarray:  # (W,) bool, (N,) -> (N,) bool
+    """The texts that hold at least one of the marked words."""
+    rows = np.zeros(len(counts), dtype=bool)
+    rows[np.repeat(np.arange(len(counts)), counts)[words]] = True
+    return rows
+
+
+def parts(groups: Iterable[Sequence[str]]) -> Counter[str]:
+    """What WORDS cuts texts into, and how often each occurs, for a tokenizer to be trained on."""
+    counted: Counter[str] = Counter()
+    for texts in groups:
+        words, counts = cut(texts, blank_lines=True)
+        index, distinct = words.indices.to_numpy(), words.dictionary.to_pylist()
+        unclear = rows_of(np.array([bool(OPEN.match(word)) for word in distinct], dtype=bool)[index], counts)
+        often = np.bincount(index[np.repeat(~unclear, counts)], minlength=len(distinct))
+        for word, times in zip(distinct, often.tolist(), strict=True):
+            if times:
+                counted[word] += times
+        counted.update(text for text, odd in zip(texts, unclear, strict=True) if odd)
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated").pre_tokenize_str
+    find = ascii_pattern(WORDS).findall
+    result: Counter[str] = Counter()
+    for word, times in counted.items():
+        for part in find(word) if word.isascii() else (part for part, _ in split(word)):
+            result[part] += times
+    return result
+
+
+def word_pattern(tokenizer: Tokenizer) -> str | None:
+    """By which of WORD_PATTERNS it cuts a text, if it changes nothing in it and knows every byte: then nothing is lost."""
+    described = json.loads(tokenizer.to_str())
+    model, cutter = described["model"], described["pre_tokenizer"] or {}
+    *first, last = cutter.get("pretokenizers", [cutter])
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    pattern = GPT2_WORDS if last.get("use_regex") and not first else None
+    if len(first) == 1 and not last.get("use_regex") and split.items() <= first[0].items():
+        pattern = first[0]["pattern"].get("Regex")
+    byte_level = (
+        last.get("type") == "ByteLevel"
+        and not last["add_prefix_space"]
+        and (described["decoder"] or {}).get("type") == "ByteLevel"
+        and {*pre_tokenizers.ByteLevel.alphabet()} <= model["vocab"].keys()
+    )
+    plain = (
+        described["normalizer"] is None
+        and model["type"] == "BPE"
+        and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+        and all(token["special"] for token in described["added_tokens"])  # others are found in the text of a user
+    )
+    return pattern if byte_level and plain and pattern in WORD_PATTERNS else None
+
+
+class WordIds:
+    """The ids of words. The library takes five times as long as its model alone: words of ASCII go straight to that."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, pattern: str, ids: Callable[[list[str]], list[list[int]]], *, lowercase: bool
+    ):
+        self.cut = ascii_pattern(pattern).findall
+        self.model, self.ids, self.lowercase = tokenizer.model, ids, lowercase
+        self.known: dict[str, list[int]] = {}
+
+    def __call__(self, words: list[str]) -> list[list[int]]:
+        if len(self.known) > MOST // 2:
+            self.known.clear()
+        others = iter(self.ids([word for word in words if not word.isascii()]))
+        return [
+            [token for part in self.cut(word) for token in self.part(part)] if word.isascii() else next(others)
+            for word in words
+        ]
+
+    def part(self, part: str) -> list[int]:
+        found = self.known.get(part)
+        if found is None:
+            plain = (part.lower() if self.lowercase else part).translate(BYTE_CHARACTERS)
+            found = self.known[part] = [token.id for token in self.model.tokenize(plain)]
+        return found
+
+
+def ascii_pattern(pattern: str) -> re.Pattern[str]:
+    """The same for texts of ASCII, without what Python's expressions do not know."""
+
+    def plain(part: str, letters: str, digits: str) -> str:
+        return part.replace(r"\p{L}", letters).replace(r"\p{N}", digits)
+
+    classes = re.sub(r"\[\^[^]]+\]", lambda found: plain(found[0], "a-zA-Z", "0-9"), pattern)
+    return re.compile(plain(classes, "[a-zA-Z]", "[0-9]"), re.ASCII)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.columns import Columns, Ragged
-from dougong.data.words import Words
+from dougong.data.words import CUT, GPT2_WORDS, WORDS, WordIds, Words, parts, word_pattern
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
@@ -36,9 +36,8 @@ from dougong.metrics.metric import Metric
 END = "<|end|>"  # closes every text; what a language model begins from
 UNKNOWN = "<|unknown|>"
 SAMPLE_CHARACTERS = 50_000_000  # a tokenizer is trained on at most so much text, whatever the size of the data
-GROUP_CHARACTERS = 1_000_000  # are encoded together
-# Words with the space before them, numbers by at most three digits, runs of marks, line breaks apart from other space.
-WORDS = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
+TRAINING_WORDS = 2_000_000  # by whose counts
+GROUP_CHARACTERS = 500_000  # are encoded together
 
 
 @config
@@ -136,7 +135,9 @@ class Codec:
         self.end = vocabulary[_end_token(config, tokenizer)]
         self.unknown = _unknown(tokenizer)
         # A finished tokenizer may drop spaces, accents, capitals: what it keeps is seen only when it is decoded.
-        self.lossy = config.lowercase or isinstance(config.tokenizer, FileTokenizer)
+        kind = config.tokenizer.kind
+        self.pattern = word_pattern(tokenizer) if kind == "file" else None if kind == "char" else WORDS
+        self.lossy = config.lowercase or (kind == "file" and self.pattern is None)
         self.dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
 
     @staticmethod
@@ -180,10 +181,11 @@ class Codec:
 
     @cached_property
     def words(self) -> Words | None:
-        """For the tokenizers of ours that cut a text into words first."""
-        return (
-            Words(self.ids, self.end, self.dtype) if self.config.tokenizer.kind in ("byte", "bpe", "unigram") else None
-        )
+        """For the tokenizers that cut a text into words first, and those into bytes."""
+        if self.pattern is None:
+            return None
+        ids = WordIds(self.tokenizer, self.pattern, self.ids, lowercase=self.config.lowercase)
+        return Words(ids, self.end, self.dtype, blank_lines=self.pattern != GPT2_WORDS)
 
     def decode(self, columns: Columns) -> list[str]:
         tokens = columns["tokens"]
@@ -424,7 +426,7 @@ def _train_bpe(config: Config, texts: Iterator[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.tokenizer.vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    _train_on_parts(tokenizer, texts, trainer)
     return tokenizer
 
 
@@ -437,7 +439,7 @@ def _train_unigram(config: Config, texts: Iterator[str]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte has a token: nothing can be unknown
         show_progress=False,
     )
-    untrained.train_from_iterator(texts, trainer)
+    _train_on_parts(untrained, texts, trainer)
     learnt = json.loads(untrained.to_str())["model"]["vocab"]
     # The trainer goes through a hash table, in another order each time: sums differ in their last digits, and the bytes
     # that no text holds get the lowest scores, 0.0001 apart, in that order. Made the same here.
@@ -446,6 +448,30 @@ def _train_unigram(config: Config, texts: Iterator[str]) -> Tokenizer:
     scores |= {piece: lowest for piece, score in scores.items() if len(piece) == 1 and score < lowest + 0.03}
     vocabulary = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return _byte_level(config, Tokenizer(models.Unigram([(END, 0.0), *vocabulary])))
+
+
+def _train_on_parts(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainers.Trainer) -> None:
+    """Train on words that were counted here: by the library's own way they are cut anew wherever they occur.
+
+    Of very many all are counted, and each is given as often as its share of TRAINING_WORDS; what is too rare for that
+    could not have become a token.
+    """
+    counted = parts(_groups(texts, 8 * GROUP_CHARACTERS))
+    share = min(1.0, TRAINING_WORDS / max(counted.total(), 1))
+    often = ((word, round(count * share)) for word, count in sorted(counted.items()))
+    cutter = tokenizer.pre_tokenizer
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, behavior="removed"), byte_level])
+    tokenizer.train_from_iterator(_repeated(often), trainer)
+    tokenizer.pre_tokenizer = cutter
+
+
+def _repeated(often: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Every word as often as asked for, in texts of bounded size. (One that holds CUT would be cut in two: none does.)"""
+    for word, count in often:
+        most = max(1, GROUP_CHARACTERS // len(word))
+        for start in range(0, count, most):
+            yield CUT.join([word] * min(most, count - start))
 
 
 def _open_file(config: Config, texts: Iterator[str]) -> Tokenizer:
@@ -521,14 +547,14 @@ def _end_token(config: Config, tokenizer: Tokenizer) -> str:
     )
 
 
-def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+def _groups(texts: Iterable[str], characters: int | None = None) -> Iterator[list[str]]:
     """Texts in groups of bounded size: while it is encoded a token takes a hundred bytes."""
     group: list[str] = []
     size = 0
     for text in texts:
         group.append(text)
         size += len(text)
-        if size >= GROUP_CHARACTERS:
+        if size >= (characters or GROUP_CHARACTERS):
             yield group
             group, size = [], 0
     if group:

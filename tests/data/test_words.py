@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from dougong.data import words
-from dougong.data.words import Words
+from dougong.data.words import GPT2_WORDS, WORD_PATTERNS, WORDS, WordIds, Words, parts, word_pattern
 from dougong.fields import text
 
 CODEC = text.Codec.fit(
@@ -34,6 +37,58 @@ def test_words_are_cut_as_the_whole_text_would_be(texts: list[str]) -> None:
         assert encoded(texts, known) == expected(texts)
 
 
+def finished(pattern: str) -> Tokenizer:
+    """A tokenizer as others publish it: our byte pairs, cut by their pattern."""
+    tokenizer = Tokenizer.from_str(CODEC.tokenizer.to_str())
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == GPT2_WORDS)
+    tokenizer.pre_tokenizer = bytes_ if pattern == GPT2_WORDS else pre_tokenizers.Sequence([split, bytes_])
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+FINISHED = {pattern: finished(pattern) for pattern in WORD_PATTERNS}
+TEXTS = st.lists(st.one_of(st.lists(st.sampled_from(PIECES)).map("".join), st.text(max_size=20)), max_size=8)
+
+
+@pytest.mark.parametrize("pattern", WORD_PATTERNS)
+@given(texts=TEXTS)
+@example(texts=["a\n\nb", "a\n\n b", "a\n b", "it's IT'S 12345", "a.\n\nb!\r\nc", "a\x00b", " ", "\n", "a\n\n\n"])
+@settings(max_examples=200)
+def test_words_of_known_patterns_are_cut_as_the_whole_text_would_be(pattern: str, texts: list[str]) -> None:
+    tokenizer = FINISHED[pattern]
+    assert word_pattern(tokenizer) == pattern
+
+    def ids(some: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+
+    whole = [[*row, CODEC.end] for row in ids(texts)]
+    quick = WordIds(tokenizer, pattern, ids, lowercase=False)
+    assert [[*row, CODEC.end] for row in quick(texts)] == whole
+    known = Words(quick, CODEC.end, np.uint16, blank_lines=pattern != GPT2_WORDS)
+    for _ in range(2):
+        assert encoded(texts, known) == whole
+
+
+@given(texts=TEXTS)
+def test_words_in_capitals_are_lowered(texts: list[str]) -> None:
+    config = text.Config(tokenizer=text.BPETokenizer(vocab_size=300), lowercase=True)
+    codec = text.Codec.fit(config, ["To be Or not TO be", "ÄÖÜ"])
+    assert codec.words is not None
+    assert encoded(texts, codec.words) == [[*ids, codec.end] for ids in codec.ids(texts)]
+
+
+def test_tokenizers_that_cut_or_change_a_text_in_other_ways_are_left_to_themselves() -> None:
+    odd = {name: finished(GPT2_WORDS) for name in ("normalizer", "prefix", "decoder", "added", "other")}
+    odd["normalizer"].normalizer = normalizers.NFC()
+    odd["prefix"].pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    odd["decoder"].decoder = decoders.Fuse()
+    odd["added"].add_tokens(["to be"])
+    odd["other"].pre_tokenizer = pre_tokenizers.Whitespace()
+    odd["words"] = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    assert {name: word_pattern(tokenizer) for name, tokenizer in odd.items()} == dict.fromkeys(odd)
+
+
 def test_a_word_is_tokenized_once() -> None:
     asked: list[str] = []
 
@@ -43,7 +98,7 @@ def test_a_word_is_tokenized_once() -> None:
 
     known = Words(tokenize, CODEC.end, np.uint16)
     assert encoded(["to be or not to be", "or be not"], known) == expected(["to be or not to be", "or be not"])
-    assert sorted(asked) == [" be", " not", " or", " to", "or", "to"]
+    assert sorted(asked) == ["", " be", " not", " or", " to", "or", "to"][1:]
     encoded(["to be"], known)
     assert len(asked) == 6
 
@@ -56,3 +111,11 @@ def test_memory_is_bounded(most: int, longest: int, monkeypatch: pytest.MonkeyPa
     for text_ in ["a bb ccc", "x yy zzz", "a bb"]:
         assert encoded([text_], known) == expected([text_])
         assert len(known.tokens) <= 4
+
+
+@given(texts=TEXTS)
+@example(texts=["a\x00b", "a  b", "春眠 \n不覺曉", "it's 12345"])
+def test_the_parts_of_texts_are_counted_as_the_tokenizer_would_cut_them(texts: list[str]) -> None:
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    wanted = Counter(part for text_ in texts for part, _ in split.pre_tokenize_str(text_))
+    assert parts([texts[:3], texts[3:]] if texts else []) == wanted
