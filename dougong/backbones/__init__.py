@@ -7,6 +7,7 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.
     .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
     .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation
+    .pure of a block    optional: whether it draws no random numbers in training; parts of it may then be computed twice
     .refuse_lost_grid()     optional: raises if it cannot do without the grid of an image that other inputs stand beside
 """
 

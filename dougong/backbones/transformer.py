@@ -184,6 +184,7 @@ class Block(nn.Module):
         # Post-norm rescales each sum, so a branch of zero gains nothing there: it begins small, by the number of sums.
         gain = 0.0 if c.norm_first else (2 * c.layers) ** -0.5
         self.norm_first = c.norm_first
+        self.pure = not c.dropout
         self.attention_norm, self.attention = _norm(c), _attention(c, gain)
         self.cross_norm = _norm(c) if c.cross else None
         self.cross = _attention(c, gain) if c.cross else None
