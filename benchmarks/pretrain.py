@@ -21,9 +21,10 @@ Trials that mattered, what was predicted and what came out:
       of 512 rows, not 83        a step: the head alone 4.5 -> 1.7 s for 1,024 targets on one thread
     attention as products up     predicted a tenth; small, compiled, 297 -> 376 tokens/s in pieces of 4,096 tokens, 303 -> 421 of
       to 512 positions           2,048; 0.3 GB more. Fused kernel's way there and products' way back, no shares kept: 1.3 × as long
-    six tenths of a block's      predicted a third of the memory for a twentieth of the time: small 4.5 -> 3.6 GB in pieces of 2,048
-      activations kept           tokens, as fast (8.2 and 7.5 s a step); four tenths: 3.5 GB, 11 s. Pieces of 1,024 and 512 tokens with
-                                 all kept: 3.9 and 3.6 GB, 11 and 12 s. Of 3.6 GB 2.5 are weights, AdamW's state, gradients, imports
+    six tenths of a block's      predicted a third of the memory for a twentieth of the time: small 4.5 -> 3.6 GB in pieces of
+      activations kept           2,048 tokens, baby a quarter slower (2.0 to 3.3 s a step for 2.5 to 3.8, in turns): a key, not the
+                                 default. Pieces of 1,024 and 512 tokens with all kept: 3.9 and 3.6 GB, a third slower. Of 3.6 GB
+                                 2.5 are weights, AdamW's state, gradients, imports: six tenths of the peer's are less than these
     products cut to what the     predicted 1.3, since 768 × 768 weights fit the second cache; no difference but for the head's way
       second cache holds         there (107 -> 77 ms in pieces of 1,024 columns): not taken
     huge pages (THP_MEM_ALLOC_   predicted a tenth of the products; within the noise

@@ -16,6 +16,7 @@ from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core import doctoring
 from dougong.core.artefacts import make_folder, write_file
+from dougong.core.devices import pick_device
 from dougong.core.errors import ArtefactError, DataError, Note, bad_field, nearest
 from dougong.core.locks import lock
 from dougong.data import prepare as preparation
@@ -27,6 +28,7 @@ from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
 from dougong.inference import generate as generation
 from dougong.run import Run
+from dougong.training import routes
 from dougong.training.fit import autocast_for, check_needs_no_validation, fit
 from dougong.training.loop import task_loss
 from dougong.training.monitors import Stop
@@ -268,7 +270,7 @@ def schema() -> dict[str, Any]:
 
 def doctor() -> dict[str, Any]:
     """What this machine can do, and what is missing, with the line that installs it."""
-    return doctoring.examine()
+    return doctoring.examine() | {"routes": routes.of_machine(pick_device())}
 
 
 def load(run: str | Path) -> Run:

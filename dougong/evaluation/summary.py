@@ -20,7 +20,7 @@ from dougong.evaluation.report import CalibrationCurve, ConfusionMatrix, ReportC
 from dougong.model import Model
 from dougong.recipe import Recipe
 from dougong.run import Run
-from dougong.training import compilation
+from dougong.training import compilation, routes
 from dougong.training.fit import autocast_dtype
 
 SAMPLES = 8
@@ -35,14 +35,16 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared, loader: Loader) -
     counts = {name: sum(prepared.rows.get(name, {}).values()) for name in SPLITS}
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     budget, amount = recipe.train.budget
-    dtype = str(autocast_dtype(recipe.train, device, model)).removeprefix("torch.")
+    dtype = autocast_dtype(recipe.train, device, model)
+    attention = routes.attention(model, recipe.train.attention, loader.plan, dtype)
     blocks = "compiled" if compilation.is_wanted(recipe.train, model, loader.plan) else "not compiled"
     pieces = len(loader.pieces(0, 0))
     ends = f"{', '.join(recipe.inputs) or 'nothing'} → {', '.join(recipe.outputs)}"
     return (
         f"{recipe.name}: {ends}; {recipe.model.kind}, {count:,} parameters\n"
         f"rows: {rows}; budget: {amount:,g} {budget}; {recipe.train.optimizer.kind}\n"
-        f"device: {device_name(device)}; matrix products in {dtype}; blocks {blocks}"
+        f"device: {device_name(device)}; matrix products in {str(dtype).removeprefix('torch.')}; blocks {blocks}"
+        f"{f'; attention {attention}' if attention else ''}"
         f"{f'; steps in {pieces} pieces' if pieces > 1 else ''}"
     )
 

@@ -8,6 +8,8 @@ Grouped queries after Ainslie et al. 2023 (arXiv:2305.13245); norm of queries an
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import RMSNorm
 from dougong.layers.positions import Rotary, rotate
+
+Route = Literal["auto", "products", "fused"]
 
 
 class Attention(nn.Module):
@@ -37,6 +41,7 @@ class Attention(nn.Module):
     ):
         super().__init__()
         self.head_dim, self.dropout, self.grouped = width // heads, dropout, kv_heads != heads
+        self.route: Route = "auto"
         self.query = Linear(width, width, bias=bias)
         self.key = Linear(width, kv_heads * self.head_dim, bias=bias)
         self.value = Linear(width, kv_heads * self.head_dim, bias=bias)
@@ -64,7 +69,7 @@ class Attention(nn.Module):
             queries = rotate(queries, tables)
         hidden = self.dropout if self.training else 0.0  # of a query's shares
         keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-        if products_are_faster(queries, keys):
+        if self.route == "products" or (self.route == "auto" and products_are_faster(queries, keys)):
             mixed = products(queries, keys, values, seen, causal, hidden)  # (B, H, T, K)
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, seen, hidden, causal, enable_gqa=self.grouped)
@@ -82,8 +87,11 @@ def products_are_faster(queries: Tensor, keys: Tensor) -> bool:
     for 234: not worth the memory of the shares, H · S numbers a token. In float32 the fused kernel is faster. Tried: the
     fused kernel's way there and products' way back, which keeps no shares: at T = 256 34 ms, at 512 144.
     """
-    small = queries.shape[2] * keys.shape[2] <= 512 * 512
+    small = queries.shape[2] * keys.shape[2] <= PRODUCTS_UP_TO**2
     return small and queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled()
+
+
+PRODUCTS_UP_TO = 512  # positions
 
 
 def products(

@@ -19,18 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dougong.core.errors import MachineError
+from dougong.core.errors import MachineError, bad_field
 from dougong.data.loader import Plan, WindowPlan
 from dougong.model import Model
 from dougong.training.loop import Config
 
 LONG = {"cpu": 1e14, "cuda": 5e16}  # floating-point operations of a run; some five minutes
 LONG_MINUTES = 5.0
-# Of what a block computes on its way there, the share that is kept for its way back; the rest is computed again where that is
-# cheap. 12 layers × 768 on a CPU: 4.5 GB with all, 3.6 with 0.6 and 3.5 with 0.4, in 8.2, 7.5 and 11 s a step. Random numbers
-# would be drawn anew (torch 2.13), and the gradients be wrong: only blocks that are `pure` are treated so.
-KEPT = 0.6
-
 # The user's own folder and not the project's, which may come from elsewhere: torch keeps pickles in it. Here and not
 # below: torch looks at it as soon as it builds an optimizer.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dougong" / "compiled"
@@ -39,11 +34,14 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 def is_wanted(config: Config, model: Model, plan: Plan) -> bool:
     """Whether this run's blocks are compiled. Raises MachineError where the recipe asks for it and it cannot be."""
-    if config.compile == "auto":
-        return missing(device_of(model)) is None and is_long(config, model, plan)
-    if config.compile and (lacks := missing(device_of(model))):
+    wanted = config.compile
+    if wanted == "auto":
+        wanted = missing(device_of(model)) is None and is_long(config, model, plan)
+    elif wanted and (lacks := missing(device_of(model))):
         raise MachineError(f"train.compile = True: {lacks}. Fix: mend that, or set compile: auto.")
-    return config.compile
+    if config.activations < 1 and not wanted:
+        raise bad_field("train.activations", config.activations, "1 where no block is compiled", "set compile: true")
+    return wanted
 
 
 def is_long(config: Config, model: Model, plan: Plan) -> bool:
@@ -75,16 +73,23 @@ def device_of(model: nn.Module) -> str:
 
 
 @contextmanager
-def compiled(model: Model, plan: Plan) -> Iterator[None]:
-    """Inside, the blocks of the model's backbones run compiled while they train; after it as before."""
+def compiled(model: Model, plan: Plan, activations: float = 1.0) -> Iterator[None]:
+    """Inside, the blocks of the model's backbones run compiled while they train; after it as before.
+
+    Of what a block computes on its way there this share of `activations` is kept for its way back, and the rest is computed again:
+    12 layers × 768 on a CPU take 4.5 GB with all and 3.6 with 0.6; 6 × 384 then takes a quarter more time.
+    """
     from torch._functorch import config as partition  # a second to import: only where something is compiled
 
     regions = list(blocks(model))
+    if activations < 1 and not all(getattr(region, "pure", False) for region in regions):
+        # torch 2.13 would draw them anew, and the gradients be wrong
+        expected = "1 for blocks that draw random numbers, which cannot be computed twice"
+        raise bad_field("train.activations", activations, expected, "remove it, or the model's dropout")
     for region in regions:
         region.forward = while_training(region, same_shape=isinstance(plan, WindowPlan))
-    pure = all(getattr(region, "pure", False) for region in regions)
     try:
-        with partition.patch(activation_memory_budget=KEPT if pure else 1.0):
+        with partition.patch(activation_memory_budget=activations):
             yield
     finally:
         for region in regions:

@@ -22,7 +22,7 @@ from dougong.core.devices import keep_freed_memory, pick_dtype, place, require_m
 from dougong.core.errors import Diverged, MachineError, Note, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
-from dougong.training import checkpoint, compilation, optimizers, schedules, states
+from dougong.training import checkpoint, compilation, optimizers, routes, schedules, states
 from dougong.training.loop import Average, Config, LossFunction, NotFinite, Progress, accumulate, train_steps
 from dougong.training.monitors import Interrupted, Monitor, Stop, stop_on_signals
 
@@ -53,6 +53,7 @@ class Session:
         check_fits(model, config, self.device)
         deterministic(self.device)
         keep_freed_memory()
+        routes.set_attention(model, config.attention)
         self.optimizer = optimizers.build(config.optimizer, model)
         self.average = Average(model, config.ema) if config.ema else None
         self.progress = Progress()
@@ -189,7 +190,7 @@ def fit(
     waiting = Waiting(session)
     is_compiled = compilation.is_wanted(config, model, loader.plan)
     seam = counted(forward_backward, monitor, is_compiled)
-    blocks = compilation.compiled(model, loader.plan) if is_compiled else nullcontext()
+    blocks = compilation.compiled(model, loader.plan, config.activations) if is_compiled else nullcontext()
     with (
         stop_on_signals() as stop, monitor, machine_errors(config, waiting), blocks,
         closing(waiting.batches()) as batches,

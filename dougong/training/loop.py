@@ -20,6 +20,7 @@ from dougong.core.config import Count, Fraction, Interval, Positive, config
 from dougong.core.devices import Precision
 from dougong.core.errors import DougongError, bad_field
 from dougong.data.loader import Position
+from dougong.layers.attention import Route
 from dougong.layers.losses import Loss
 from dougong.model import AUXILIARY, Batch
 from dougong.training.optimizers import AdamW, OptimizerConfig
@@ -50,7 +51,8 @@ class Config:
     clip_weights: Positive | None = None  # weights are kept within ± this after every step
     precision: Precision = "auto"
     compile: Literal["auto"] | bool = "auto"
-    attention: Literal["auto"] = "auto"
+    activations: Annotated[float, Field(gt=0, le=1)] = 1.0  # of compiled blocks: the share that is not computed twice
+    attention: Route = "auto"  # as matrix products, or by torch's fused kernel
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that read batches ahead
     validate_every: Literal["auto"] | Interval = "auto"  # steps, or a time such as 90s or 5m

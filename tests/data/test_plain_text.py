@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from dougong.data import lines
+from dougong.data import lines, plain_text
 from tests.data.sample_files import values
 
 
@@ -22,3 +25,16 @@ def test_units_of_plain_text_whatever_the_line_ends_and_the_chunks(
     assert [row["text"] for row in values(file)] == ["one\n two", "three"]
     assert [row["text"] for row in values(file, "line")] == ["one", " two", "three"]
     assert [row["text"] for row in values(file, "document")] == ["one\n two\n\n \n\nthree"]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b c", "\n", "\n\n", " ", "\t", "\r\n", "\x1c", "\u3000", "\u2028"])).map("".join)
+)
+@example("\n\na\n\n\nb\n")
+@example("a\n \nb")
+def test_paragraphs_are_those_that_a_look_at_every_line_finds(text: str) -> None:
+    run = lines.LineRun(0, text.encode(), False, "utf-8")
+    found = plain_text._texts(run, "paragraph")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plain_text, "SPACES_ALONE", re.compile(""))
+        assert found == plain_text._texts(run, "paragraph")

@@ -84,6 +84,10 @@ def test_the_headline_says_what_is_trained_on_what_and_how():
     assert lines[0] == f"prices: colour, stars → price; mlp, {count:,} parameters"
     assert re.fullmatch(r"rows: \d+ train, (\d+ validation, )?\d+ test; budget: 30 steps; adamw", lines[1])
     assert lines[2].endswith("matrix products in float32; blocks not compiled")
+    poems = run("poems")
+    windows = assembly.loader_of(poems.recipe, poems.prepared.split("train"), poems.inputs, poems.outputs)
+    told = summary.headline(poems.recipe, poems.model, poems.prepared, windows).splitlines()
+    assert told[2].endswith("matrix products in float32; blocks not compiled; attention fused")
     loader.micro_batch = 3
     pieces = len(loader.load(0, 0))
     again = summary.headline(trained.recipe, trained.model, trained.prepared, loader).splitlines()

@@ -11,7 +11,7 @@ import torch
 import dougong
 from dougong import assembly, backbones, recipe
 from dougong.core.errors import MachineError
-from dougong.data.loader import Plan
+from dougong.data.loader import Loader, Plan
 from dougong.model import Model
 from dougong.training import compilation
 from dougong.training.fit import autocast_for
@@ -94,18 +94,36 @@ def test_afterwards_a_model_is_as_it_was() -> None:
     assert not any("forward" in vars(block) for block in compilation.blocks(model))
 
 
-@pytest.mark.parametrize(("dropout", "kept"), [(0.0, compilation.KEPT), (0.1, 1.0)])
-def test_only_blocks_that_draw_nothing_are_computed_again_on_their_way_back(dropout: float, kept: float) -> None:
-    from torch._functorch import config as partition
-
-    model = {"kind": "transformer", "preset": "tiny", "dropout": dropout}
-    loaded = recipe.load(recipe_of("poems") | {"model": model, "train": {"steps": 1}})
+def poem_model(**model: Any) -> tuple[recipe.Recipe, Model, Loader]:
+    told = {"kind": "transformer", "preset": "tiny", **model}
+    loaded = recipe.load(recipe_of("poems") | {"model": told, "train": {"steps": 1, "precision": "bf16"}})
     prepared = assembly.prepared_data(loaded)
     inputs, outputs = assembly.fitted(loaded, prepared)
-    plan = assembly.loader_of(loaded, prepared.split("train"), inputs, outputs).plan
-    with compilation.compiled(assembly.build(loaded, inputs, outputs), plan):
-        assert partition.activation_memory_budget == kept
+    return (
+        loaded,
+        assembly.build(loaded, inputs, outputs),
+        assembly.loader_of(loaded, prepared.split("train"), inputs, outputs),
+    )
+
+
+def test_only_blocks_that_draw_nothing_are_computed_twice() -> None:
+    from torch._functorch import config as partition
+
+    _, model, loader = poem_model()
+    with compilation.compiled(model, loader.plan, 0.6):
+        assert partition.activation_memory_budget == 0.6
     assert partition.activation_memory_budget == 1.0
+    _, model, loader = poem_model(dropout=0.1)
+    with compilation.compiled(model, loader.plan):
+        pass
+    with clear_error("train.activations", "0.6", "random numbers"), compilation.compiled(model, loader.plan, 0.6):
+        pass
+    assert not any("forward" in vars(block) for block in compilation.blocks(model))
+
+
+def test_a_share_of_activations_without_compiling_is_refused() -> None:
+    with clear_error("train.activations", "0.5", "compile: true"):
+        wanted("poems", steps=1, activations=0.5, compile=False)
 
 
 @pytest.mark.nightly
@@ -113,12 +131,7 @@ def test_gradients_of_what_is_computed_again_are_those_of_what_was_kept() -> Non
     """In bf16, attention as products: what the larger models train with."""
     if compilation.missing("cpu"):
         pytest.skip("there is no C++ compiler")
-    model = {"kind": "transformer", "preset": "tiny", "width": 128, "heads": 2}
-    loaded = recipe.load(recipe_of("poems") | {"model": model, "train": {"steps": 1, "precision": "bf16"}})
-    prepared = assembly.prepared_data(loaded)
-    inputs, outputs = assembly.fitted(loaded, prepared)
-    loader = assembly.loader_of(loaded, prepared.split("train"), inputs, outputs)
-    built = assembly.build(loaded, inputs, outputs)
+    loaded, built, loader = poem_model(width=128, heads=2)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.normal_(std=0.1)  # residual branches begin at zero, where nothing could go wrong
@@ -127,7 +140,7 @@ def test_gradients_of_what_is_computed_again_are_those_of_what_was_kept() -> Non
     accumulate(built, task_loss({"text": 1.0}), batch, autocast)
     plain = {name: parameter.grad.clone() for name, parameter in built.named_parameters() if parameter.grad is not None}
     built.zero_grad()
-    with compilation.compiled(built, loader.plan):
+    with compilation.compiled(built, loader.plan, 0.6):
         accumulate(built, task_loss({"text": 1.0}), batch, autocast)
     for name, parameter in built.named_parameters():
         assert parameter.grad is not None
