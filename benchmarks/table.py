@@ -62,8 +62,10 @@ def latest(results: list[Result]) -> list[list[Result]]:
     for result in results:
         kind = [str(result.get(key, "")) for key in ("benchmark", "part", "shape", "megabytes", "device", "machine")]
         group = groups.setdefault(tuple(kind), [])
-        if group and group[0]["run"] != result["run"]:
-            group.clear()
+        # Of tokenization a run may be of one task alone: the other's results stay.
+        group[:] = [
+            known for known in group if known["run"] == result["run"] or known.get("task") != result.get("task")
+        ]
         group.append(result)
     return list(groups.values())
 
@@ -73,7 +75,8 @@ def circumstances(group: list[Result]) -> str:
     versions: dict[str, str] = {}
     for result in group:
         versions |= result.get("versions", {})
-    parts = [first["machine"], f"dougong at {first['commit']}", first["run"][:10]]
+    commits = ", ".join(dict.fromkeys(result["commit"] for result in group))
+    parts = [first["machine"], f"dougong at {commits}", first["run"][:10]]
     if limits := first.get("ceilings"):
         bf16, fp32, copy = limits["bf16"] / 1e12, limits["fp32"] / 1e12, limits["copy"] / 1e9
         parts.append(f"matrix product {bf16:.2f} TFLOP/s in bf16, {fp32:.3f} in fp32; copy {copy:.1f} GB/s")

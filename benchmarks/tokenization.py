@@ -16,6 +16,8 @@ Trials that mattered, what was predicted and what came out:
     new words straight to the model      predicted a half: 18 us a word by the library's pipeline, 4 by its model alone
     processes without torch              predicted 2 s and 200 MB: 890 -> 430 MB; `dougong check` 2.6 -> 0.9 s
     one core for each process's words    TOKENIZERS_PARALLELISM=false there: 19.9 -> 16.2 s, before new words left the pipeline
+    paragraphs cut at empty lines at     predicted 2 s of 16: within the noise (17.1 s beside datasets' 37.2; before, in three
+      once, not line by line             rounds, 16.1 beside 46.4). What the other processes do decides, not the reading
     words remembered, 2^16, 17, 18       21, 19.5, 18.2 s; 2^17 for the sake of memory
     tokenizer trained on counted words   predicted a half: 40 MB 14.4 -> 8.2 s, the same tokenizer to the byte; of more than two
                                          million words in proportion: 50 M characters 8.8 s beside sentencepiece's 12.6

@@ -57,6 +57,17 @@ def test_of_several_runs_the_last_counts_and_shapes_stand_apart() -> None:
     assert [[each["tokens_per_second"] for each in group] for group in groups] == [[2000], [3]]
 
 
+def test_a_later_run_of_one_task_leaves_the_other_tasks_results() -> None:
+    shared = SHARED | {"benchmark": "tokenization", "megabytes": 100.0, "seconds": 1.0}
+    runs = [
+        shared | {"task": task, "run": run, "commit": run}
+        for task, run in (("encode", "1"), ("train", "1"), ("encode", "2"))
+    ]
+    [group] = table.latest(runs)
+    assert [(each["task"], each["run"]) for each in group] == [("train", "1"), ("encode", "2")]
+    assert "dougong at 1, 2;" in table.circumstances(group)
+
+
 def test_tokenization_and_start_up_have_their_tables() -> None:
     shared = SHARED | {"run": "2026-01-01", "tree_memory": 4e8, "seconds": 2.0, "rounds": [2.0], "megabytes": 100.0}
     encoded = shared | {"benchmark": "tokenization", "task": "encode", "tokens": 1000, "tokens_per_second": 500.0}
