@@ -55,17 +55,15 @@ def main(debug: bool) -> None:
 
 def command() -> None:
     """`dougong` itself: this process ends with its verb, so that some may do without torch."""
-    global _alone
-    _alone = True
-    main()
+    main(obj=ALONE)
 
 
-_alone = False
+ALONE = object()  # what a context holds in a process of its own
 
 
 def without_torch() -> None:
     """For verbs that only look at recipes and data: they answer in a third of the time, in a third of the memory."""
-    if _alone:
+    if click.get_current_context().obj is ALONE:
         from dougong.core import torchless
 
         torchless.install()

@@ -148,7 +148,9 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
     """By which of WORD_PATTERNS it cuts a text, if it changes nothing in it and knows every byte: then nothing is lost."""
     described = json.loads(tokenizer.to_str())
     model, cutter = described["model"], described["pre_tokenizer"] or {}
-    *first, last = cutter.get("pretokenizers", [cutter])
+    if model["type"] != "BPE":
+        return None
+    *first, last = cutter.get("pretokenizers") or [cutter]
     split = {"type": "Split", "behavior": "Isolated", "invert": False}
     pattern = GPT2_WORDS if last.get("use_regex") and not first else None
     if len(first) == 1 and not last.get("use_regex") and split.items() <= first[0].items():
@@ -161,7 +163,6 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
     )
     plain = (
         described["normalizer"] is None
-        and model["type"] == "BPE"
         and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         and all(token["special"] for token in described["added_tokens"])  # others are found in the text of a user
     )

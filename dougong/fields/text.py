@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -453,12 +454,12 @@ def _train_unigram(config: Config, texts: Iterator[str]) -> Tokenizer:
 def _train_on_parts(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainers.Trainer) -> None:
     """Train on words that were counted here: by the library's own way they are cut anew wherever they occur.
 
-    Of very many all are counted, and each is given as often as its share of TRAINING_WORDS; what is too rare for that
-    could not have become a token.
+    Of very many all are counted, and each is given as often as its share of TRAINING_WORDS. A hash of the word decides on the last
+    one: where nearly all are different, as in Chinese, which has no spaces, an even part of them is given.
     """
     counted = parts(_groups(texts, 8 * GROUP_CHARACTERS))
     share = min(1.0, TRAINING_WORDS / max(counted.total(), 1))
-    often = ((word, round(count * share)) for word, count in sorted(counted.items()))
+    often = ((word, int(count * share + crc32(word.encode()) / 2**32)) for word, count in sorted(counted.items()))
     cutter = tokenizer.pre_tokenizer
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, behavior="removed"), byte_level])
@@ -467,7 +468,7 @@ def _train_on_parts(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainer
 
 
 def _repeated(often: Iterable[tuple[str, int]]) -> Iterator[str]:
-    """Every word as often as asked for, in texts of bounded size. (One that holds CUT would be cut in two: none does.)"""
+    """Every word as often as asked for, in texts of bounded size. (One that holds CUT is cut there.)"""
     for word, count in often:
         most = max(1, GROUP_CHARACTERS // len(word))
         for start in range(0, count, most):

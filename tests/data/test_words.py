@@ -86,6 +86,10 @@ def test_tokenizers_that_cut_or_change_a_text_in_other_ways_are_left_to_themselv
     odd["added"].add_tokens(["to be"])
     odd["other"].pre_tokenizer = pre_tokenizers.Whitespace()
     odd["words"] = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    odd["nothing"] = finished(GPT2_WORDS)
+    odd["nothing"].pre_tokenizer = pre_tokenizers.Sequence([])
+    config = text.Config(tokenizer=text.UnigramTokenizer(vocab_size=300))
+    odd["unigram"] = text.Codec.fit(config, ["to be or not to be"]).tokenizer
     assert {name: word_pattern(tokenizer) for name, tokenizer in odd.items()} == dict.fromkeys(odd)
 
 

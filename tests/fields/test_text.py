@@ -339,3 +339,13 @@ def test_runs_of_a_written_text_tell_what_stands_before_and_nothing_of_what_come
     assert torch.equal(encoder.embed(tokens[:, :3], lengths - 1).values, values[:, :3])
     last = encoder.embed(tokens[:, -3:], torch.tensor([3, 3])).values[:, -1]
     assert torch.equal(last, values[:, -1])
+
+
+def test_a_tokenizer_learns_from_a_part_of_very_many_words_that_are_all_different(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text, "TRAINING_WORDS", 300)
+    lines = [f"春眠{chr(0x4E00 + index)}{chr(0x5E00 + index)}" for index in range(1000)]  # no word occurs twice
+    codec = text.Codec.fit(text.Config(tokenizer=text.BPETokenizer(vocab_size=300)), lines)
+    assert codec.vocab_size == 300
+    assert len(codec.ids(["春眠"])[0]) == 1
