@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from dougong.core.errors import ArtefactError, MachineError
 
 OWNER = "owner.json"
 OWNER_BYTES = 4096
+NAMING_SECONDS = 2.0  # between taking the lock and writing the name lies an fsync
 
 log = logging.getLogger(__name__)
 _held: set[int] = set()  # open lock files of this process
@@ -35,7 +37,7 @@ def lock(folder: Path) -> Iterator[None]:
     _held.add(handle)
     try:
         _acquire(handle, folder)
-        if stale := _owner(handle):
+        if stale := _owner(handle)[0]:
             log.warning("%s: taken over from %s, which ended without giving it back", folder, stale)
         _write_owner(handle, folder)
         try:
@@ -48,17 +50,28 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def _acquire(handle: int, folder: Path) -> None:
+    """Take the lock, or say who has it: a holder of this very moment is given time to write its name."""
+    until = time.monotonic() + NAMING_SECONDS
+    while not _taken(handle, folder):
+        owner, here = _owner(handle)
+        if here or time.monotonic() > until:
+            raise ArtefactError(
+                f"{folder}: in use by {owner if here else 'another process'}. "
+                "Fix: wait for it or stop it, or choose another folder."
+            )
+        time.sleep(0.01)
+
+
+def _taken(handle: int, folder: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = _owner(handle) or "another process"
-        raise ArtefactError(
-            f"{folder}: in use by {owner}. Fix: wait for it or stop it, or choose another folder."
-        ) from None
+        return False
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
         raise MachineError(f"{folder}: this file system has no locks. Fix: choose a folder on a local disk.") from None
+    return True
 
 
 def _write_owner(handle: int, folder: Path) -> None:
@@ -71,16 +84,18 @@ def _write_owner(handle: int, folder: Path) -> None:
         os.fsync(handle)
 
 
-def _owner(handle: int) -> str | None:
-    """Who the lock file names, None if nobody; torn text (a holder killed while it wrote) is nobody we could name."""
+def _owner(handle: int) -> tuple[str, bool]:
+    """Whom the lock file names ("" for nobody) and whether that process is there; torn text (a holder killed while it
+    wrote) is nobody we could name."""
     data = os.pread(handle, OWNER_BYTES, 0)
     if not data:
-        return None
+        return "", False
     try:
         owner = parse_json(data, OWNER)
-        return f"process {owner['pid']:d} on {owner['host']} since {owner['since']}"
+        process = Process(owner["host"], owner["pid"], owner["start"])
+        return f"process {process.pid:d} on {process.host} since {owner['since']}", process.alive()
     except (ArtefactError, KeyError, TypeError, ValueError):
-        return "an unknown process"
+        return "an unknown process", False
 
 
 def _forget_in_child() -> None:

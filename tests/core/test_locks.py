@@ -48,6 +48,32 @@ def test_t12_the_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
         holder.wait()
 
 
+@pytest.mark.parametrize("left", ["", '{"host": "x", "pi', "dead"])
+def test_t12_a_holder_that_has_not_yet_written_its_name_is_waited_for(tmp_path: Path, left: str) -> None:
+    """What stands in the file until then is nothing, torn, or the name of one that was killed."""
+    if left == "dead":
+        killed = start(HOLD, tmp_path)
+        assert first_line(killed) == "held"
+        killed.kill()
+        killed.wait()
+        left = (tmp_path / OWNER).read_text()
+    with lock(tmp_path):
+        name = (tmp_path / OWNER).read_text()
+        (tmp_path / OWNER).write_text(left)
+        second = start(TRY, tmp_path)
+        time.sleep(0.5)
+        (tmp_path / OWNER).write_text(name)
+        assert f"in use by process {os.getpid()} " in first_line(second)
+        second.communicate("")
+
+
+def test_t12_a_holder_that_never_writes_its_name_is_another_process(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        (tmp_path / OWNER).write_text("")
+        with pytest.raises(ArtefactError, match="in use by another process"), lock(tmp_path):
+            pass
+
+
 def test_t12_a_killed_holder_frees_the_folder_and_is_named_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,7 +93,8 @@ def test_t12_of_twenty_that_start_at_once_exactly_one_holds_the_folder(tmp_path:
     started = [start(TRY, tmp_path) for _ in range(20)]
     said = [first_line(process) for process in started]
     assert said.count("held") == 1
-    assert sum("in use by" in line for line in said) == 19
+    holder = started[said.index("held")].pid
+    assert sum(f"in use by process {holder} " in line for line in said) == 19
     for process in started:
         process.communicate("")
     with lock(tmp_path):
