@@ -27,6 +27,13 @@ class Ragged:
     def lengths(self) -> np.ndarray:  # (N,) int64
         return np.diff(self.offsets)
 
+    def take(self, rows: np.ndarray) -> Ragged:  # (M,) -> M rows
+        """Some rows, in the order that is asked for."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(self.values[places], offsets)
+
     @staticmethod
     def of(rows: list[np.ndarray], dtype: np.dtype | type) -> Ragged:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)

@@ -39,27 +39,52 @@ _GPT4 = (
 WORD_PATTERNS = (WORDS, GPT2_WORDS, _GPT4 % "{1,3}", _GPT4 % "")  # ours, GPT-2's, Llama 3's, Qwen 2's
 BYTE_CHARACTERS = {byte: chr(256 + place) for place, byte in enumerate([*range(33), 127])}  # GPT-2's, of ASCII
 
-Tokenize = Callable[[list[str]], list[list[int]]]
+Tokenize = Callable[[list[str]], Ragged]
 
 
-class Words:
+class Lexicon:
+    """Strings by number, and the tokens of each: what is asked for again and again is tokenized once."""
+
+    def __init__(self, tokenize: Tokenize, first: Ragged):
+        self.tokenize, self.first = tokenize, first
+        self.forget()
+
+    def forget(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.tokens = self.first  # by number; that of 0 stands between strings
+
+    def number(self, strings: list[str]) -> np.ndarray:  # W -> (W,) int64
+        """The number of each; those not known yet are learnt."""
+        found = np.fromiter(map(self.numbers.get, strings, repeat(UNCLEAR)), np.int64, len(strings))
+        missing = np.flatnonzero(found == UNCLEAR)
+        new = [strings[place] for place in missing.tolist()]
+        self.learn(list(dict.fromkeys(new)))
+        found[missing] = np.fromiter(map(self.numbers.get, new, repeat(UNCLEAR)), np.int64, len(new))
+        return found
+
+    def learn(self, strings: list[str]) -> None:
+        if strings:
+            self.numbers.update(zip(strings, range(len(self.tokens), len(self.tokens) + len(strings)), strict=True))
+            self.tokens = Ragged.concat([self.tokens, self.tokenize(strings)])
+
+    @property
+    def full(self) -> bool:
+        return len(self.tokens) > MOST or len(self.tokens.values) > 16 * MOST
+
+
+class Words(Lexicon):
     """Texts -> token ids, each text closed by `end`. Remembers the tokens of the words that it has seen.
 
     `blank_lines`: whether these end a word, too; with GPT-2's pattern it depends on what stands behind them.
     """
 
     def __init__(self, tokenize: Tokenize, end: int, dtype: np.dtype | type, *, blank_lines: bool = True):
-        self.tokenize, self.dtype, self.blank_lines = tokenize, dtype, blank_lines
-        self.closing = Ragged.of([np.array([end], dtype)], dtype)
-        self.forget()
-
-    def forget(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.tokens = self.closing  # by number; 0 closes a text
+        super().__init__(tokenize, Ragged.of([np.array([end], dtype)], dtype))
+        self.end, self.blank_lines = end, blank_lines
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         """The tokens of N texts."""
-        if len(self.tokens) > MOST:
+        if self.full:
             self.forget()
         words, counts = cut(texts, self.blank_lines)
         numbers = self.number(words.dictionary.to_pylist())[words.indices.to_numpy()]  # (W,)
@@ -67,39 +92,65 @@ class Words:
         if not unclear.any():
             return self.joined(numbers, counts)
         clear = self.joined(numbers[np.repeat(~unclear, counts)], counts[~unclear])
-        whole = iter(self.tokenize([text for text, odd in zip(texts, unclear, strict=True) if odd]))
-        others = (clear.row(index) for index in range(len(clear)))
-        end = self.closing.values
-        return Ragged.of(
-            [np.append(np.array(next(whole), self.dtype), end) if odd else next(others) for odd in unclear], self.dtype
-        )
+        whole = self.tokenize([text for text, odd in zip(texts, unclear, strict=True) if odd])
+        closed = np.insert(whole.values, whole.offsets[1:], self.end)
+        return merged(unclear, Ragged(closed, whole.offsets + np.arange(len(whole.offsets))), clear)
 
-    def number(self, words: list[str]) -> np.ndarray:  # W distinct ones -> (W,) int64
-        """The number of each word; those not known yet are learnt."""
-        found = np.fromiter(map(self.numbers.get, words, repeat(UNCLEAR)), np.int64, len(words))
-        missing = np.flatnonzero(found == UNCLEAR)
-        new = [words[place] for place in missing.tolist()]
-        self.learn(new)
-        found[missing] = np.fromiter(map(self.numbers.get, new, repeat(UNCLEAR)), np.int64, len(new))
-        return found
-
-    def learn(self, words: list[str]) -> None:
+    def learn(self, strings: list[str]) -> None:
         """Remember words, but those that are too long, or unclear."""
-        clear = [word for word in words if len(word) <= LONGEST and not OPEN.match(word)]
-        ids = self.tokenize(clear)
-        sizes = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
-        self.numbers.update(zip(clear, range(len(self.tokens), len(self.tokens) + len(clear)), strict=True))
-        self.tokens = Ragged.concat([self.tokens, Ragged(flat, np.concatenate([[0], np.cumsum(sizes)]))])
+        super().learn([word for word in strings if len(word) <= LONGEST and not OPEN.match(word)])
 
     def joined(self, numbers: np.ndarray, counts: np.ndarray) -> Ragged:  # (W,), (N,) words of each text
         """The tokens of the numbered words, text by text."""
         ends = np.cumsum(counts)
-        numbers = np.insert(numbers, ends, 0)  # (W + N,)
-        lengths = self.tokens.lengths[numbers]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.repeat(self.tokens.offsets[numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Ragged(self.tokens.values[places], offsets[np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])])
+        rows = self.tokens.take(np.insert(numbers, ends, 0))  # W + N
+        return Ragged(rows.values, rows.offsets[np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])])
+
+
+class WordTokens(Lexicon):
+    """The tokens of words. The library takes five times as long as its model alone: words of ASCII are cut here, and
+    their parts go straight to that; the others take its way, `ids`."""
+
+    def __init__(self, tokenizer: Tokenizer, pattern: str, ids: Tokenize, dtype: np.dtype | type, *, lowercase: bool):
+        super().__init__(self.by_model, Ragged.of([np.zeros(0, dtype)], dtype))
+        self.find = ascii_pattern(pattern).findall
+        self.model, self.ids, self.dtype, self.lowercase = tokenizer.model, ids, dtype, lowercase
+
+    def forget(self) -> None:
+        super().forget()
+        self.numbers[CUT] = 0
+
+    def __call__(self, words: list[str]) -> Ragged:
+        plain = np.fromiter((is_plain(word) for word in words), bool, len(words))
+        if plain.all():
+            return self.of_plain(words)
+        others = self.ids([word for word, here in zip(words, plain, strict=True) if not here])
+        return merged(plain, self.of_plain([word for word, here in zip(words, plain, strict=True) if here]), others)
+
+    def of_plain(self, words: list[str]) -> Ragged:
+        if self.full:
+            self.forget()
+        numbers = self.number(self.find(CUT.join(words)))  # 0 between two words
+        ends = np.append(np.flatnonzero(numbers == 0), len(numbers))[: len(words)]
+        rows = self.tokens.take(numbers)
+        return Ragged(rows.values, rows.offsets[np.concatenate([[0], ends])])
+
+    def by_model(self, parts: list[str]) -> Ragged:
+        text = CUT.join(parts)
+        plain = (text.lower() if self.lowercase else text).translate(BYTE_CHARACTERS).split(BYTE_CHARACTERS[ord(CUT)])
+        return ragged([[token.id for token in self.model.tokenize(part)] for part in plain], self.dtype)
+
+
+def ragged(rows: list[list[int]], dtype: np.dtype | type) -> Ragged:
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    values = np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum()))
+    return Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def merged(where: np.ndarray, rows: Ragged, others: Ragged) -> Ragged:  # (N,) bool
+    """The next of `rows` for each place that is marked, the next of `others` for the rest."""
+    place = np.where(where, np.cumsum(where) - 1, len(rows) + np.cumsum(~where) - 1)
+    return Ragged.concat([rows, others]).take(place)
 
 
 def cut(texts: Sequence[str], blank_lines: bool) -> tuple[pa.DictionaryArray, np.ndarray]:
@@ -139,7 +190,7 @@ def parts(groups: Iterable[Sequence[str]]) -> Counter[str]:
     find = ascii_pattern(WORDS).findall
     result: Counter[str] = Counter()
     for word, times in counted.items():
-        for part in find(word) if word.isascii() else (part for part, _ in split(word)):
+        for part in find(word) if is_plain(word) else (part for part, _ in split(word)):
             result[part] += times
     return result
 
@@ -169,38 +220,17 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
     return pattern if byte_level and plain and pattern in WORD_PATTERNS else None
 
 
-class WordIds:
-    """The ids of words. The library takes five times as long as its model alone: words of ASCII go straight to that."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, pattern: str, ids: Callable[[list[str]], list[list[int]]], *, lowercase: bool
-    ):
-        self.cut = ascii_pattern(pattern).findall
-        self.model, self.ids, self.lowercase = tokenizer.model, ids, lowercase
-        self.known: dict[str, list[int]] = {}
-
-    def __call__(self, words: list[str]) -> list[list[int]]:
-        if len(self.known) > MOST // 2:
-            self.known.clear()
-        others = iter(self.ids([word for word in words if not word.isascii()]))
-        return [
-            [token for part in self.cut(word) for token in self.part(part)] if word.isascii() else next(others)
-            for word in words
-        ]
-
-    def part(self, part: str) -> list[int]:
-        found = self.known.get(part)
-        if found is None:
-            plain = (part.lower() if self.lowercase else part).translate(BYTE_CHARACTERS)
-            found = self.known[part] = [token.id for token in self.model.tokenize(plain)]
-        return found
+def is_plain(word: str) -> bool:
+    """Whether `ascii_pattern` cuts it."""
+    return word.isascii() and CUT not in word
 
 
 def ascii_pattern(pattern: str) -> re.Pattern[str]:
-    """The same for texts of ASCII, without what Python's expressions do not know."""
+    """The same for words of ASCII, without what Python's expressions do not know; CUT ends a word, and is a part."""
 
     def plain(part: str, letters: str, digits: str) -> str:
         return part.replace(r"\p{L}", letters).replace(r"\p{N}", digits)
 
-    classes = re.sub(r"\[\^[^]]+\]", lambda found: plain(found[0], "a-zA-Z", "0-9"), pattern)
-    return re.compile(plain(classes, "[a-zA-Z]", "[0-9]"), re.ASCII)
+    ended = pattern.replace(r"(?!\S)", r"(?![^\s])")  # not before a word: the same, but CUT counts as the end
+    classes = re.sub(r"\[\^[^]]+", lambda found: plain(found[0], "a-zA-Z", "0-9") + CUT, ended)
+    return re.compile(plain(classes, "[a-zA-Z]", "[0-9]") + "|" + CUT, re.ASCII)

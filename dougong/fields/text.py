@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.columns import Columns, Ragged
-from dougong.data.words import CUT, GPT2_WORDS, WORDS, WordIds, Words, parts, word_pattern
+from dougong.data.words import CUT, GPT2_WORDS, WORDS, Words, WordTokens, parts, ragged, word_pattern
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
@@ -180,13 +180,17 @@ class Codec:
     def ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def tokens(self, texts: list[str]) -> Ragged:
+        return ragged(self.ids(texts), self.dtype)
+
     @cached_property
     def words(self) -> Words | None:
         """For the tokenizers that cut a text into words first, and those into bytes."""
         if self.pattern is None:
             return None
-        ids = WordIds(self.tokenizer, self.pattern, self.ids, lowercase=self.config.lowercase)
-        return Words(ids, self.end, self.dtype, blank_lines=self.pattern != GPT2_WORDS)
+        lowercase, dtype = self.config.lowercase, self.dtype
+        tokens = WordTokens(self.tokenizer, self.pattern, self.tokens, dtype, lowercase=lowercase)
+        return Words(tokens, self.end, dtype, blank_lines=self.pattern != GPT2_WORDS)
 
     def decode(self, columns: Columns) -> list[str]:
         tokens = columns["tokens"]

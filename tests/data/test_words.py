@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from dougong.data import words
-from dougong.data.words import GPT2_WORDS, WORD_PATTERNS, WORDS, WordIds, Words, parts, word_pattern
+from dougong.data.columns import Ragged
+from dougong.data.words import GPT2_WORDS, WORD_PATTERNS, WORDS, Words, WordTokens, parts, ragged, word_pattern
 from dougong.fields import text
 
 CODEC = text.Codec.fit(
@@ -32,7 +33,7 @@ def encoded(texts: list[str], known: Words) -> list[list[int]]:
 @example(["a\t \nb", "a\t ", "a   b", " a", "", "a \t\tb", "a\t \tb"])
 @settings(max_examples=300)
 def test_words_are_cut_as_the_whole_text_would_be(texts: list[str]) -> None:
-    known = Words(CODEC.ids, CODEC.end, np.uint16)
+    known = Words(CODEC.tokens, CODEC.end, np.uint16)
     for _ in range(2):  # the second time every word is known
         assert encoded(texts, known) == expected(texts)
 
@@ -59,12 +60,16 @@ def test_words_of_known_patterns_are_cut_as_the_whole_text_would_be(pattern: str
     tokenizer = FINISHED[pattern]
     assert word_pattern(tokenizer) == pattern
 
-    def ids(some: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+    def ids(some: list[str]) -> Ragged:
+        found = tokenizer.encode_batch_fast(some, add_special_tokens=False)
+        return ragged([encoding.ids for encoding in found], np.uint16)
 
-    whole = [[*row, CODEC.end] for row in ids(texts)]
-    quick = WordIds(tokenizer, pattern, ids, lowercase=False)
-    assert [[*row, CODEC.end] for row in quick(texts)] == whole
+    def rows(found: Ragged) -> list[list[int]]:
+        return [[*found.row(index).tolist(), CODEC.end] for index in range(len(texts))]
+
+    whole = rows(ids(texts))
+    quick = WordTokens(tokenizer, pattern, ids, np.uint16, lowercase=False)
+    assert rows(quick(texts)) == whole
     known = Words(quick, CODEC.end, np.uint16, blank_lines=pattern != GPT2_WORDS)
     for _ in range(2):
         assert encoded(texts, known) == whole
@@ -96,9 +101,9 @@ def test_tokenizers_that_cut_or_change_a_text_in_other_ways_are_left_to_themselv
 def test_a_word_is_tokenized_once() -> None:
     asked: list[str] = []
 
-    def tokenize(texts: list[str]) -> list[list[int]]:
+    def tokenize(texts: list[str]) -> Ragged:
         asked.extend(texts)
-        return CODEC.ids(texts)
+        return CODEC.tokens(texts)
 
     known = Words(tokenize, CODEC.end, np.uint16)
     assert encoded(["to be or not to be", "or be not"], known) == expected(["to be or not to be", "or be not"])
@@ -111,7 +116,7 @@ def test_a_word_is_tokenized_once() -> None:
 def test_memory_is_bounded(most: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "MOST", most)
     monkeypatch.setattr(words, "LONGEST", longest)
-    known = Words(CODEC.ids, CODEC.end, np.uint16)
+    known = Words(CODEC.tokens, CODEC.end, np.uint16)
     for text_ in ["a bb ccc", "x yy zzz", "a bb"]:
         assert encoded([text_], known) == expected([text_])
         assert len(known.tokens) <= 4
