@@ -25,6 +25,7 @@ Trials that mattered, what was predicted and what came out:
       to long texts                      line must not be joined
     a search for blank lines that begins predicted 1.5 s of CPU: 20 MB 0.40 -> 0.03 s (an alternative in front made it slow)
       with a line's end
+    the same processes for both steps    predicted 0.7 s: to start them and load what they need took longer; 13.1 -> 10.5 s
     tokenizer trained on counted words   predicted a half: 40 MB 14.4 -> 8.2 s, the same tokenizer to the byte; of more than two
                                          million words in proportion: 50 M characters 8.8 s beside sentencepiece's 12.6
 """

@@ -9,6 +9,7 @@ padding; a language model reads windows of its flat token stream, where nothing 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dougong.core.errors import DougongError
+from dougong.core.errors import DougongError, MachineError, shown
 from dougong.data.columns import Columns
 from dougong.data.ordering import key_of, permuted
 from dougong.data.shards import Split, Stream
@@ -289,17 +290,28 @@ class Loader(Dataset[list[Batch] | DougongError]):
             worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # it draws the workers' seed: not from the generator that training goes on with
         )
-        with signals_held():  # until a worker ignores them
+        with signals_held(), deaths_unheard():  # until a worker ignores them
             reader = iter(fetched)
         try:
-            for (epoch, index), batch in zip(places, reader, strict=False):
-                if isinstance(batch, DougongError):
-                    raise batch
-                yield Position(epoch, index + 1), batch
+            for epoch, index in places:
+                yield Position(epoch, index + 1), self.next(reader)
         finally:
             reader._shutdown_workers()  # type: ignore[attr-defined]  # by itself only once no traceback holds it any more
             for worker in reader._workers:  # type: ignore[attr-defined]  # one that hangs: SIGTERM does not reach it
                 worker.kill()
+
+    def next(self, reader: Iterator[list[Batch] | DougongError]) -> list[Batch]:
+        """The next batch from the workers."""
+        try:
+            batch = next(reader)
+        except (RuntimeError, OSError, EOFError) as error:  # as it says, and as the pipe to one that dies breaks
+            raise MachineError(
+                f"train.workers = {self.workers}: a process that reads batches has died ({shown(str(error))}). The last "
+                "checkpoint is good, the same command goes on from it. Fix: free memory, or set train.workers: 0."
+            ) from error
+        if isinstance(batch, DougongError):
+            raise batch
+        return batch
 
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -319,6 +331,20 @@ def signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def deaths_unheard() -> Iterator[None]:
+    """torch would have a worker's death raised wherever the program is at that moment, in the midst of a lock, say. It
+    finds out by itself when it waits for that worker's batch."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def once(plan: Plan, epoch: int = 0) -> Iterator[Batch]:

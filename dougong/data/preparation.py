@@ -29,7 +29,7 @@ from dougong.core.errors import bad_field
 from dougong.data import cleaning, duplicates, quarantine, sources
 from dougong.data.columns import Columns
 from dougong.data.ordering import mixed
-from dougong.data.processes import spread
+from dougong.data.processes import Spread, processes
 from dougong.data.records import Unit
 from dougong.data.report import DataReport
 from dougong.data.rows import Chunk, Cleaner, Used, chunked, named, nothing_left, one_class, restored
@@ -65,10 +65,11 @@ class Preparation:
     def run(self, final: Path, key: str, contents: str, unchanged: Callable[[], None]) -> None:
         for name in ("rows", "fields", *SPLITS):
             make_folder(self.folder / name)
-        parts = self.clean_rows(self.listing)
-        keep = self.choose(parts)
-        codecs = self.fit(self.used, parts, keep)
-        rows = self.encode(parts, keep, codecs)
+        with processes(self.workers) as spread:
+            parts = self.clean_rows(self.listing, spread)
+            keep = self.choose(parts)
+            codecs = self.fit(self.used, parts, keep)
+            rows = self.encode(parts, keep, codecs, spread)
         write_json(self.folder / "report.json", self.report.to_json())
         for part in parts:  # the clean rows are in the shards now; the sources still have them as they were
             part.unlink()
@@ -81,7 +82,8 @@ class Preparation:
         """What a run would find, short of encoding, and of fitting what takes long (tokenizers)."""
         for name in ("rows", "fields"):
             make_folder(self.folder / name)
-        parts = self.clean_rows(None)  # its own listing goes with the folder
+        with processes(self.workers) as spread:
+            parts = self.clean_rows(None, spread)  # its own listing goes with the folder
         keep = self.choose(parts)
         if not self.report.kept["train"]:
             raise nothing_left()
@@ -90,7 +92,7 @@ class Preparation:
 
     # ------------------------------------------------------------------------------------------------ 1 read and clean
 
-    def clean_rows(self, listed: Path | None) -> list[Path]:
+    def clean_rows(self, listed: Path | None, spread: Spread) -> list[Path]:
         """Step 1: rows/part-*.arrow with clean values, row hash and split; what is refused goes to quarantine.jsonl.
 
         `listed` is where an error about too many says that they are listed.
@@ -103,7 +105,7 @@ class Preparation:
         parts: list[Path] = []
         files: Counter[str] = Counter()
         with self.listing.open("wb") as stream:  # written anew from the parts, whatever an interrupted run left
-            for part in spread(cleaner, chunks, self.workers):
+            for part in spread(cleaner, chunks):
                 parts.append(part)
                 said = read_json(part.with_suffix(".json"))
                 self.report.merge(DataReport.from_json(said["report"]))
@@ -258,12 +260,12 @@ class Preparation:
     # -------------------------------------------------------------------------------------------------------- 4 encode
 
     def encode(
-        self, parts: list[Path], keep: dict[Path, np.ndarray], codecs: dict[str, Any]
+        self, parts: list[Path], keep: dict[Path, np.ndarray], codecs: dict[str, Any], spread: Spread
     ) -> dict[str, dict[str, int]]:
         """Step 4: the shards of every split. Returns split -> file name -> rows."""
         encoder = Encode(self.used, {name: codec.to_json() for name, codec in codecs.items()}, self.folder)
         rows: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
-        for part, written, counts in spread(encoder, ((part, keep[part]) for part in parts), self.workers):
+        for part, written, counts in spread(encoder, ((part, keep[part]) for part in parts)):
             for name, count in written.items():
                 rows[name][part.name] = count
                 self.report.count_used(name, count)

@@ -385,11 +385,6 @@ def machine_errors(config: Config, waiting: Waiting) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
         told = str(error).splitlines()[0] if str(error) else "out of memory"
-        if "DataLoader worker" in told:
-            raise MachineError(
-                f"train.workers = {config.workers}: a process that reads batches has died ({shown(told)}). The last "
-                "checkpoint is good, the same command goes on from it. Fix: free memory, or set train.workers: 0."
-            ) from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in told:
             raise MachineError(
                 f"train: out of memory with {waiting.rows} rows computed at once ({shown(told)}). "
