@@ -2,7 +2,9 @@
 
     fields' arrays ─ Encoder ─> Features ─ Backbone ─> Features ─ Head ─> loss, prediction
 
-An output that is written step by step (text) is also an input, one step behind: the backbone then looks back only.
+An output that is written step by step (text) is also an input, one step behind: the backbone then looks back only. What
+it answers to stands before it in one sequence (layout: decoder), or is read by an encoder of its own, which looks both
+ways and whose features each layer attends to (layout: encoder-decoder).
 """
 
 # B batch, T positions, D width
@@ -48,10 +50,15 @@ class Model(nn.Module):
         for field in arriving:
             own = encoders.get(field.name)
             self.add_module(f"in_{field.name}", Arrival(field, own, config.width, module.Backbone.PATCH))
-        if len(arriving) > 1:
-            self.roles = Roles(len(arriving), config.width)
-        lengths = [self.arrival(field).positions for field in arriving]
-        positions = None if None in lengths else sum(length for length in lengths if length is not None)
+        self.encoder: nn.Module | None = None
+        joined = arriving
+        if layout_of(config) == "encoder-decoder":
+            joined = self.inputs
+            self.encoder = module.Backbone(encoder_config(config), positions=self.positions(joined))
+            config = replace(config, cross=True)
+        if len(joined) > 1:
+            self.roles = Roles(len(joined), config.width)
+        positions = self.positions([self.written] if self.encoder is not None and self.written else joined)
         self.backbone = module.Backbone(config, positions=positions, causal=self.written is not None)
         for field in self.outputs:
             head = field.type.Head(field.config, field.codec, self.backbone.out_width, field.config.loss or loss)
@@ -63,6 +70,11 @@ class Model(nn.Module):
         if self.written is not None:
             self.head(self.written).tie(self.arrival(self.written).encoder)
 
+    def positions(self, fields: Sequence[Field]) -> int | None:
+        """How many feature positions some fields have together; None where that differs between rows."""
+        lengths = [self.arrival(field).positions for field in fields]
+        return None if None in lengths else sum(length for length in lengths if length is not None)
+
     def arrival(self, field: Field) -> Arrival:
         return self.get_submodule(f"in_{field.name}")  # type: ignore[return-value]
 
@@ -72,25 +84,39 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> Features:
         """The features that the heads read: for a written output, those of its own positions only."""
         arrived = [self.arrival(field)(batch) for field in self.inputs]
-        if self.written is not None:
-            arrived.append(self.arrival(self.written).shifted(batch))
-        features = self.backbone(self.join(arrived), causal=self.written is not None)
-        if self.written is None or not self.inputs:
+        if self.written is None:
+            return self.backbone(self.join(arrived), causal=False)
+        return self.read(arrived, self.arrival(self.written).shifted(batch))
+
+    def read(self, arrived: list[Features], written: Features, cache: Any = None) -> Features:
+        """The features of what is written so far, given the inputs; `cache` remembers all for the steps that follow."""
+        if self.encoder is not None:
+            memory = self.encoder(self.join(arrived))
+            features = self.backbone(at_precision(written), causal=True, memory=memory, cache=cache)
+            return _with_balance(features, memory)
+        features = self.backbone(self.join([*arrived, written]), causal=True, cache=cache)
+        if not arrived:
             return features
-        steps = arrived[-1].mask.shape[1]
+        steps = written.mask.shape[1]
         return Features(features.values[:, -steps:], features.mask[:, -steps:], None, features.auxiliary)
+
+    def go_on(self, written: Features, cache: Any) -> Features:
+        """The features of further steps of what is written, after `read` with the same cache."""
+        if self.encoder is None and self.inputs:
+            written = replace(written, values=self.roles(len(self.inputs), written.values))
+        return self.backbone(at_precision(written), causal=True, memory=cache.memory, cache=cache)
 
     def join(self, arrived: list[Features]) -> Features:
         """Several inputs side by side along T, each marked with its role."""
         if len(arrived) == 1:
-            return replace(arrived[0], values=_at_precision(arrived[0].values))
+            return at_precision(arrived[0])
         if any(features.grid for features in arrived) and hasattr(self.backbone, "refuse_lost_grid"):
             self.backbone.refuse_lost_grid()
         values = [self.roles(index, features.values) for index, features in enumerate(arrived)]
-        joined = _at_precision(torch.cat(values, dim=1))
+        joined = torch.cat(values, dim=1)
         own = [features.auxiliary for features in arrived if features.auxiliary is not None]
         mask = torch.cat([features.mask for features in arrived], dim=1)
-        return Features(joined, mask, None, torch.stack(own).sum() if own else None)
+        return at_precision(Features(joined, mask, None, torch.stack(own).sum() if own else None))
 
     def counts(self, batch: Batch) -> Losses:
         """How many targets each output has in this batch (what its loss is divided by)."""
@@ -183,10 +209,24 @@ class Roles(nn.Module):
         return values + self.marks.weight[index].to(values.dtype)
 
 
-def _at_precision(values: Tensor) -> Tensor:
+def at_precision(x: Features) -> Features:
     """In the precision that matrix products run in: a residual stream in float32 would be cast at every layer, twice."""
-    device = values.device.type
-    return values.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else values
+    device = x.values.device.type
+    return replace(x, values=x.values.to(torch.get_autocast_dtype(device))) if torch.is_autocast_enabled(device) else x
+
+
+def layout_of(config: Any) -> str:
+    return getattr(config, "layout", "decoder")
+
+
+def encoder_config(config: Any) -> Any:
+    """Of the encoder beside a decoder: the same backbone, as deep unless the recipe says how deep."""
+    return replace(config, layout="decoder", layers=config.encoder_layers or config.layers, encoder_layers=None)
+
+
+def _with_balance(features: Features, memory: Features) -> Features:
+    own = [each.auxiliary for each in (features, memory) if each.auxiliary is not None]
+    return replace(features, auxiliary=torch.stack(own).sum() if own else None)
 
 
 def build(

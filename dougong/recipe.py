@@ -329,11 +329,20 @@ class Reader:
             self.wrong("model.bidirectional", True, expected, "write bidirectional: auto")
         for key, config in [("model", model), *((f"inputs.{name}.encoder", each) for name, each in encoders.items())]:
             if getattr(config, "cross", False):
-                expected = "false: there is no encoder whose features it could attend to"
-                self.wrong(f"{key}.cross", True, expected, "remove it")
+                expected = "false: the layout says whether there is an encoder to attend to"
+                self.wrong(f"{key}.cross", True, expected, "write layout: encoder-decoder in its place")
+            if key != "model" and getattr(config, "layout", "decoder") != "decoder":
+                self.wrong(f"{key}.layout", config.layout, "decoder: it reads one input", "remove it")
         arriving = [config for name, config in inputs.items() if name not in encoders]
-        arriving += [outputs[name] for name in written]
-        self.length("model", model, arriving)
+        answered = [outputs[name] for name in written]
+        if getattr(model, "layout", "decoder") == "encoder-decoder":
+            if not written or not inputs:
+                expected = "decoder, where no text is written from inputs"
+                self.wrong("model.layout", model.layout, expected, "remove it, or add inputs and an output of type text")
+            self.length("model", model, arriving)
+            self.length("model", model, answered)
+        else:
+            self.length("model", model, [*arriving, *answered])
         for name, encoder in encoders.items():
             if name in inputs and encoder is not None:
                 self.length(f"inputs.{name}.encoder", encoder, [inputs[name]])

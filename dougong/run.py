@@ -184,10 +184,7 @@ class Run:
     def _answers(self, batch: Batch) -> list[dict[str, Any]]:
         device = next(self.model.parameters()).device
         if self.model.written is not None:
-            rows = [
-                {key: value[index : index + 1] for key, value in batch.items()} for index in range(len(batch["row"]))
-            ]
-            texts = generate.generate(self.model, [""] * len(rows), generate.Config(temperature=0.0), rows)
+            texts = generate.answers(self.model, batch, precise=self.autocast)
             return [{self.model.written.name: {"value": text}} for text in texts]
         with self.autocast():
             outputs = self.model.predict({key: value.to(device) for key, value in batch.items()})

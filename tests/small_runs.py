@@ -101,6 +101,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "replies": {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
     },
+    "replies-encoder-decoder": {
+        "data": {"train": "tags.jsonl"}, "model": {**TINY, "layout": "encoder-decoder"},
+        "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
+    },
+    "replies-recurrent-encoder-decoder": {
+        "data": {"train": "tags.jsonl"}, "model": {"kind": "recurrent", "preset": "tiny", "layout": "encoder-decoder"},
+        "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
+    },
     "replies-recurrent": {
         "data": {"train": "tags.jsonl"}, "model": {"kind": "recurrent", "preset": "tiny"},
         "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},

@@ -6,18 +6,22 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.
         positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back
     .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
-    .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation
+    .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation, with
+        .memory, the encoder's features or None, and .choose(rows), which goes on with some rows, as beams do
+A Config with `layout`, `encoder_layers` and `cross` can be the decoder of an encoder-decoder, and its encoder.
+
     .pure of a block    optional: whether it draws no random numbers in training; parts of it may then be computed twice
     .refuse_lost_grid()     optional: raises if it cannot do without the grid of an image that other inputs stand beside
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from dougong.core.config import Count, config
+from dougong.core.errors import bad_field
 from dougong.core.registry import Registry
 
 registry = Registry("dougong.backbones", __file__, "model.kind")
@@ -28,8 +32,17 @@ Width = Annotated[Count, Field(le=1 << 20)]
 Layers = Annotated[Count, Field(le=10_000)]
 
 
+Layout = Literal["decoder", "encoder-decoder"]
+
+
 @config
 class BackboneConfig:
     """What every backbone's Config has. Each adds `kind: Literal["its file name"]`."""
 
     width: Width = 256  # D, of what comes in
+
+
+def check_layout(config: Any) -> None:
+    if config.encoder_layers is not None and config.layout != "encoder-decoder":
+        fix = "write layout: encoder-decoder, or remove it"
+        raise bad_field("model.encoder_layers", config.encoder_layers, "none beside layout: decoder", fix)

@@ -149,6 +149,11 @@ class Cache:
         blocks = [block for block in net.blocks if isinstance(block, SequenceBlock)]
         width = blocks[0].out.out_features
         self.past = [torch.zeros(batch_size, block.reach, width, device=device, dtype=dtype) for block in blocks]
+        self.memory = None  # it attends to no encoder
+
+    def choose(self, rows: Tensor) -> None:
+        """Go on with these rows (B',), which may repeat."""
+        self.past = [past[rows] for past in self.past]
 
 
 # -------------------------------------------------------------------------------------------------------------- images

@@ -1,7 +1,8 @@
 """Recurrent: stacked RNN, LSTM or GRU layers, in both directions where they may look ahead.
 
 LSTM after Hochreiter and Schmidhuber 1997, GRU after Cho et al. 2014 (arXiv:1406.1078). The two directions are summed,
-as in Amodei et al. 2015 (arXiv:1512.02595), so that the width is the same with and without the second.
+as in Amodei et al. 2015 (arXiv:1512.02595), so that the width is the same with and without the second. As a decoder it
+attends to the encoder's features after each layer, much as in Luong et al. 2015 (arXiv:1508.04025).
 """
 
 # B batch, T positions, D width, F hidden
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dougong.backbones import BackboneConfig, Layers
+from dougong.backbones import BackboneConfig, Layers, Layout, check_layout
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
-from dougong.layers.attention import refuse_memory
+from dougong.layers.attention import Attention, check_memory
 from dougong.layers.dropout import Dropout
-from dougong.layers.features import Features
+from dougong.layers.features import Features, chosen
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import Norm, make_norm
 from dougong.layers.positions import in_order, real_first
@@ -41,6 +42,12 @@ class Config(BackboneConfig):
     residual: bool = True  # add each layer to what came in
     norm: Norm | Literal["none"] = "layer"  # before each layer and after the last
     dropout: Fraction = 0.0  # of what each layer adds
+    layout: Layout = "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
+    encoder_layers: Layers | None = None  # encoder-decoder: of the encoder; None: as many as `layers`
+    cross: bool = False  # attend to an encoder's features as well; what `layout` sets
+
+    def __post_init__(self) -> None:
+        check_layout(self)
 
 
 class Backbone(nn.Module):
@@ -56,12 +63,13 @@ class Backbone(nn.Module):
         both = not causal if config.bidirectional == "auto" else config.bidirectional
         self.enter = nn.Identity() if hidden == config.width else Linear(config.width, hidden)
         self.layers = nn.ModuleList(Layer(config, hidden, both) for _ in range(config.layers))
+        self.cross = nn.ModuleList(Cross(config, hidden) for _ in range(config.layers if config.cross else 0))
         self.norm = _norm(config, hidden)
 
     def forward(
         self, x: Features, *, causal: bool = False, memory: Features | None = None, cache: Cache | None = None
     ) -> Features:
-        refuse_memory("recurrent", memory)
+        check_memory(self.config.cross, memory)
         assert causal or cache is None
         if causal and self.config.bidirectional is True:
             expected = "auto or false where the output is written step by step"
@@ -76,6 +84,10 @@ class Backbone(nn.Module):
                 values = layer(values, turned)
             else:
                 values, cache.states[index] = layer.step(values, lengths, cache.states[index])
+            if memory is not None:
+                values = self.cross[index](values, memory)
+        if cache is not None:
+            cache.memory = memory
         return replace(x, values=in_order(self.norm(values), order))
 
     def new_cache(self, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype) -> Cache:
@@ -123,15 +135,37 @@ class Layer(nn.Module):
         return x + self.dropout(y) if self.residual else self.dropout(y)
 
 
+class Cross(nn.Module):
+    """Attention to an encoder's features, mixed with what looks for them, added to what came in."""
+
+    def __init__(self, config: Config, hidden: int):
+        super().__init__()
+        self.norm = _norm(config, hidden)
+        self.attention = Attention(hidden, 1, 1)
+        self.mix = Linear(2 * hidden, hidden)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, memory: Features) -> Tensor:  # (B, T, F), (B, S, F) -> (B, T, F)
+        h = self.norm(x)
+        found = self.attention(h, *self.attention.keys_values(memory.values), seen=memory.mask[:, None, None, :])
+        return x + self.dropout(self.mix(torch.cat((h, found), dim=-1)).tanh())
+
+
 class Cache:
     """What a recurrent network remembers between steps: each layer's state, however long it has run."""
 
     def __init__(self, config: Config, batch_size: int, device: torch.device, dtype: torch.dtype):
         shape = (1, batch_size, config.hidden or config.width)
         count = 2 if config.cell == "lstm" else 1
+        self.memory: Features | None = None  # the encoder's features, where there is an encoder
         self.states: list[State] = [
             tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(count)) for _ in range(config.layers)
         ]
+
+    def choose(self, rows: Tensor) -> None:
+        """Go on with these rows (B',), which may repeat."""
+        self.memory = chosen(self.memory, rows)
+        self.states = [tuple(part[:, rows] for part in state) for state in self.states]
 
 
 def _turned(mask: Tensor) -> Tensor:

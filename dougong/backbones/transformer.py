@@ -16,13 +16,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dougong.backbones import BackboneConfig, Layers
+from dougong.backbones import BackboneConfig, Layers, Layout, check_layout
 from dougong.core.config import Count, Fraction, NonNegative, Positive, config
 from dougong.core.errors import bad_field
-from dougong.layers.attention import Attention, KeyValues, visible
+from dougong.layers.attention import Attention, KeyValues, check_memory, visible
 from dougong.layers.dropout import Dropout
 from dougong.layers.experts import Experts
-from dougong.layers.features import Features
+from dougong.layers.features import Features, chosen
 from dougong.layers.feedforward import Activation, FeedForward, hidden_width
 from dougong.layers.norms import Norm, make_norm
 from dougong.layers.positions import LearnedPositions, Rotary, grid_places, in_order, real_first, rotary, sinusoidal
@@ -50,7 +50,9 @@ class Config(BackboneConfig):
     max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
     window: Count | None = None  # a position sees those nearer than this; None: all
     dropout: Fraction = 0.0
-    cross: bool = False  # attend to an encoder's features as well
+    layout: Layout = "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
+    encoder_layers: Layers | None = None  # encoder-decoder: of the encoder; None: as many as `layers`
+    cross: bool = False  # attend to an encoder's features as well; what `layout` sets
     experts: int = 0  # feed-forward layers to choose from; 0: one for all
     experts_per_token: Count = 2
     balance: NonNegative = 0.01  # weight of the loss that keeps the experts evenly used
@@ -69,6 +71,7 @@ class Config(BackboneConfig):
         if self.positions == "sinusoidal" and self.width % 2:
             expected = "an even number for sinusoidal positions"
             raise bad_field("model.width", self.width, expected, f"use width: {self.width + self.heads}")
+        check_layout(self)
         if self.experts < 0:
             raise bad_field("model.experts", self.experts, "0 or more", "use experts: 0 for a plain transformer")
         if self.experts and self.experts_per_token > self.experts:
@@ -105,6 +108,8 @@ class Backbone(nn.Module):
             x, order = real_first(x)  # in tables and images the place itself says what stands there
         sight = self.look(x, causal, memory, cache)
         values = self.dropout(self.input_norm(self.place(x.values, sight.places)))  # (B, T, D)
+        if cache is not None:
+            cache.memory = memory
         balance = x.auxiliary
         for index, block in enumerate(self.blocks):
             values, lost = block(values, x.mask, sight, memory, cache.layers[index] if cache else None)
@@ -158,10 +163,7 @@ class Backbone(nn.Module):
             fix = f"cut the sequences, or use max_length: {length}"
             raise bad_field("model.max_length", self.max_length, expected, fix)
         assert cache is None or (causal and length <= cache.capacity)
-        if self.config.cross and memory is None:
-            raise bad_field("model.cross", True, "an encoder's features to attend to", "use cross: false")
-        if memory is not None and not self.config.cross:
-            raise bad_field("model.cross", False, "true where an encoder's features are given", "use cross: true")
+        check_memory(self.config.cross, memory)
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ class Cache:
     def __init__(self, config: Config, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype):
         self.capacity = capacity
         self.mask = torch.zeros(batch_size, capacity, dtype=torch.bool, device=device)
+        self.memory: Features | None = None  # the encoder's features, where there is an encoder
         shape = (batch_size, config.kv_heads or config.heads, capacity, config.width // config.heads)
         self.layers = [KeyValues(shape, device, dtype) for _ in range(config.layers)]
 
@@ -240,6 +243,13 @@ class Cache:
     def length(self) -> int:
         """Positions in use, padding included."""
         return self.layers[0].length
+
+    def choose(self, rows: Tensor) -> None:
+        """Go on with these rows (B',), which may repeat."""
+        self.mask = self.mask[rows]
+        self.memory = chosen(self.memory, rows)
+        for layer in self.layers:
+            layer.choose(rows)
 
 
 def _norm(c: Config) -> nn.Module:

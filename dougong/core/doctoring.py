@@ -14,7 +14,10 @@ import torch
 from dougong.core.devices import device_name, has_fast_bf16, memory_total, peak_flops, pick_device
 
 CORE = ("torch", "numpy", "safetensors", "tokenizers", "pydantic", "pyyaml", "click", "rich", "pyarrow", "matplotlib")
-EXTRAS = {"data": {"PIL": "images", "ftfy": "repair of wrongly decoded text", "py3langid": "language filters"}}
+EXTRAS = {
+    "data": {"PIL": "images", "ftfy": "repair of wrongly decoded text", "py3langid": "language filters"},
+    "text": {"sacrebleu": "BLEU and chrF"},
+}
 
 
 def examine() -> dict[str, Any]:

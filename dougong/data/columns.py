@@ -55,3 +55,9 @@ Column = np.ndarray | Ragged
 """A fixed-shape column (N, ...) or a ragged one."""
 Columns = dict[str, Column]
 """All arrays of one field for N rows, by name: {"tokens": Ragged} for text, {"index": (N,) int64} for a category."""
+
+
+def concatenated(pieces: Sequence[Column]) -> Column:
+    """One column of the rows of several of one kind, of which there is at least one."""
+    ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
+    return Ragged.concat(ragged) if ragged else np.concatenate([np.asarray(piece) for piece in pieces])

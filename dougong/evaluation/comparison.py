@@ -18,9 +18,9 @@ import numpy as np
 
 from dougong.core.artefacts import verify_folder
 from dougong.core.errors import ArtefactError, DataError, bad_field, nearest
-from dougong.data.columns import Columns
+from dougong.data.columns import Column, Columns, Ragged
 from dougong.evaluation.measure import KIND, read_predictions
-from dougong.fields import Field
+from dougong.fields import Field, metrics_of
 from dougong.metrics.intervals import SUMS_BYTES, Accumulator, Estimate, estimate, interval
 from dougong.metrics.metric import Metric
 from dougong.run import Run
@@ -110,7 +110,7 @@ def compare_runs(runs: Sequence[Run], split: str, metric: str | None = None) -> 
     wanted = {
         f"{output.name}.{each.name}": (output, each)
         for output in runs[0].outputs
-        for each in output.type.METRICS(output.config, output.codec)
+        for each in metrics_of(output, answers=bool(runs[0].inputs))
     }
     if metric is not None and metric not in wanted:
         raise bad_field(
@@ -183,7 +183,13 @@ def _targets(batches: Sequence[Batch]) -> dict[str, np.ndarray]:
     """The targets in the order of the row ids; tokens are left out, they depend on the tokenizer."""
     order = np.argsort(np.concatenate([rows for rows, _, _ in batches]))
     keys = [key for key in batches[0][2] if not key.startswith("tokens") and key != "normalized"]
-    return {key: np.concatenate([np.asarray(target[key]) for _, _, target in batches])[order] for key in keys}
+    return {key: np.concatenate([_comparable(target[key]) for _, _, target in batches])[order] for key in keys}
+
+
+def _comparable(column: Column) -> np.ndarray:  # -> (N, ...)
+    if not isinstance(column, Ragged):
+        return np.asarray(column)
+    return np.array([column.row(index).tobytes() for index in range(len(column))], dtype=object)
 
 
 def holm(chances: Sequence[float]) -> list[float]:

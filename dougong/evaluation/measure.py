@@ -13,14 +13,15 @@ import numpy as np
 
 from dougong.core.artefacts import read_json, verify_folder, write_folder, write_json
 from dougong.core.errors import DataError
-from dougong.data.columns import Columns, Ragged
+from dougong.data.columns import Column, Columns, Ragged, concatenated
 from dougong.data.loader import Plan, WindowPlan
 from dougong.data.shards import read_shard, write_shard
-from dougong.fields import Field
+from dougong.fields import Field, metrics_of
 from dougong.inference.predict import Autocast, losses, predictions
 from dougong.metrics.classification import CalibrationError, Confusion
 from dougong.metrics.intervals import Accumulator, Estimate
 from dougong.metrics.metric import Metric
+from dougong.metrics.writing import SacreBLEU
 from dougong.model import Model
 
 KIND = "evaluation"
@@ -63,14 +64,18 @@ def measure(
     replicates: int = 1000,
     seed: int = 0,
     keep: Path | None = None,
+    write: bool = True,
 ) -> Measured:
-    """Read the split once; memory does not grow with it. With `keep`, each row's prediction is written there."""
-    metrics = {out.name: out.type.METRICS(out.config, out.codec) for out in model.outputs}
+    """Read the split once; memory does not grow with it. With `keep`, each row's prediction is written there.
+
+    Without `write` a model that writes texts from inputs is asked only what the right ones would cost it.
+    """
+    metrics = {out.name: metrics_of(out, answers=write and bool(model.inputs)) for out in model.outputs}
     accumulators = {name: Accumulator(group, replicates, seed) for name, group in metrics.items()}
     sums = {out.name: np.zeros(2) for out in model.outputs}
     rows = 0
     kept = Kept(keep) if keep else None
-    for predicted in predictions(model, plan, autocast):
+    for predicted in predictions(model, plan, autocast, write=write):
         rows += len(predicted.rows)
         for name, accumulator in accumulators.items():
             accumulator.update(predicted.rows, predicted.predictions[name], predicted.targets[name])
@@ -98,6 +103,8 @@ def _details(metrics: list[Metric], accumulator: Accumulator) -> dict[str, Any]:
             result["confusion"] = metric.matrix(sums[0]).astype(int).tolist()
         if sums is not None and isinstance(metric, CalibrationError):
             result["calibration"] = [part.tolist() for part in metric.curve(sums[0])]
+        if isinstance(metric, SacreBLEU):
+            result.setdefault("signatures", {})[metric.name] = metric.signature
     return result
 
 
@@ -106,7 +113,7 @@ def validation(model: Model, plan: Plan, autocast: Autocast, weights: dict[str, 
     if isinstance(plan, WindowPlan):  # windows cut from documents say nothing of the documents
         found = losses(model, plan, autocast)
         return {"loss": sum(weights[name] * loss for name, loss in found.items())}
-    measured = measure(model, plan, "validation", autocast, replicates=0)
+    measured = measure(model, plan, "validation", autocast, replicates=0, write=False)
     total = sum(weights[name] * loss for name, loss in measured.losses.items())
     values = {name: estimate.value for name, estimate in measured.metrics.items()}
     return {"loss": total} | {name: value for name, value in values.items() if not name.endswith(".loss")}
@@ -118,24 +125,24 @@ class Kept:
     def __init__(self, folder: Path):
         self.folder, self.parts, self.bytes = folder, 0, 0
         self.rows: list[np.ndarray] = []
-        self.columns: dict[str, list[np.ndarray]] = {}
+        self.columns: dict[str, list[Column]] = {}
 
     def add(self, rows: np.ndarray, predictions: dict[str, Columns], targets: dict[str, Columns]) -> None:
         self.rows.append(rows)
         for side, group in (("prediction", predictions), ("target", targets)):
             for name, columns in group.items():
                 for key, column in columns.items():
-                    if isinstance(column, Ragged) or f"{key}.length" in columns or key.endswith(".length"):
+                    if f"{key}.length" in columns or key.endswith(".length"):
                         continue
                     self.columns.setdefault(f"{name}.{side}.{key}", []).append(column)
-                    self.bytes += column.nbytes
+                    self.bytes += column.values.nbytes if isinstance(column, Ragged) else column.nbytes
         if self.bytes >= PART_BYTES or sum(map(len, self.rows)) >= PART_ROWS:
             self.flush()
 
     def flush(self) -> None:
         if self.rows:
             columns: Columns = {"row": np.concatenate(self.rows)}
-            columns |= {name: np.concatenate(pieces) for name, pieces in self.columns.items()}
+            columns |= {name: concatenated(pieces) for name, pieces in self.columns.items()}
             write_shard(self.folder / f"part-{self.parts:05d}.arrow", columns)
             self.parts, self.bytes, self.rows, self.columns = self.parts + 1, 0, [], {}
 

@@ -10,6 +10,7 @@ Each file offers
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
+    ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes)
 """
 
 from __future__ import annotations
@@ -55,3 +56,10 @@ class Field:
     @property
     def column(self) -> str:
         return self.config.column or self.name
+
+
+def metrics_of(output: Field, *, answers: bool) -> list[Any]:
+    """The metrics of an output; `answers`: of texts that were written, too."""
+    module = output.type
+    written = module.ANSWERS(output.config, output.codec) if answers and module.Head.AUTOREGRESSIVE else []
+    return [*written, *module.METRICS(output.config, output.codec)]

@@ -33,6 +33,7 @@ from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.metrics.language import BitsPerByte, Perplexity, TokenLoss
 from dougong.metrics.metric import Metric
+from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1
 
 END = "<|end|>"  # closes every text; what a language model begins from
 UNKNOWN = "<|unknown|>"
@@ -101,6 +102,10 @@ class Config(FieldConfig):
     tied: bool = True  # the head shares its matrix with the embedding
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
+    metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1"], ...] = ("rouge_l", "exact_match")  # of answers
+    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"  # what BLEU takes for words
+    beams: Annotated[Count, Field(le=64)] = 1  # texts that are searched along at once when an answer is written
+    length_penalty: float = 1.0  # of beams: above 0 favours longer texts
 
     def __post_init__(self) -> None:
         if self.lowercase and isinstance(self.tokenizer, FileTokenizer):
@@ -113,7 +118,7 @@ class Config(FieldConfig):
 
 
 ONLY_IN = ("ngrams", "token_dropout")
-ONLY_OUT = ("tied",)
+ONLY_OUT = ("tied", "metrics", "bleu_tokenize", "beams", "length_penalty")
 
 
 def files(config: Config) -> list[Path]:
@@ -400,6 +405,11 @@ class Projection(nn.Linear):
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
     return [BitsPerByte(), Perplexity(), TokenLoss()]
+
+
+def ANSWERS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802
+    made = {"bleu": lambda: BLEU(config.bleu_tokenize), "chrf": CHRF, "rouge_l": RougeL, "exact_match": ExactMatch, "f1": WordF1}
+    return [made[name]() for name in config.metrics]
 
 
 # ---------------------------------------------------------------------------------------------------------- tokenizers

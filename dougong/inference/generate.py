@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 from dougong.core.config import Count, Fraction, NonNegative, config, dump, read
 from dougong.core.devices import place
 from dougong.core.errors import NO_SUCH_KEY, Note, bad_field
-from dougong.layers.features import Features
+from dougong.inference import beams
+from dougong.inference.writer import Writer
 from dougong.model import Batch, Model
 
 
@@ -34,6 +35,14 @@ class Config:
     min_p: Fraction = 0.0  # only tokens at least this likely, relative to the most likely one
     repetition_penalty: Annotated[float, Field(ge=1.0)] = 1.0  # logits of tokens that were there are divided by this
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    beams: Annotated[Count, Field(le=64)] = 1  # texts that are searched along at once; beside temperature 0
+    length_penalty: float = 1.0  # of beams: above 0 favours longer texts
+
+    def __post_init__(self) -> None:
+        if self.beams > 1 and self.temperature:
+            raise bad_field("generate.beams", self.beams, "1 beside a temperature: beams do not sample", "add temperature: 0")
+        if self.beams > 1 and self.repetition_penalty > 1:
+            raise bad_field("generate.repetition_penalty", self.repetition_penalty, "1 beside beams", "remove one of the two")
 
 
 def options(given: Mapping[str, Any]) -> Config:
@@ -66,7 +75,6 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
         raise bad_field(
             "prompt", list(prompts)[:1], f"values for {', '.join(field.name for field in model.inputs)}", "use predict"
         )
-    device = next(model.parameters()).device
     options(dump(config))
     model.eval()
     codec = model.written.codec
@@ -77,61 +85,61 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             expected = "whole characters (half of a surrogate pair stands alone)"
             raise bad_field(f"prompts[{index}]", prompt, expected, "read the text as UTF-8, or leave that half out")
-        generator = torch.Generator().manual_seed(config.seed + index)  # on the CPU: the same text on every device
         known = codec.tokenizer.encode(prompt, add_special_tokens=False).ids
-        row = place(rows[index], device) if rows else {}
-        results.append(codec.text(Writer(model, row, device).write([codec.end, *known], config, generator)))
+        # One after the other: in a batch sums come out a last digit differently, and a text would depend on the others.
+        written = write(model, rows[index] if rows else {}, [[codec.end, *known]], config, first=index)
+        results.append(codec.text(written[0]))
     return results
 
 
-class Writer:
-    """Writes one text: reads the inputs and the prompt once, then one token at a time from the backbone's cache."""
+@torch.inference_mode()
+def answers(model: Model, rows: Batch, *, precise: Any = nullcontext) -> list[str]:
+    """What a model with inputs writes for the rows of a batch: greedily, or by beam search where its recipe says so."""
+    assert model.written is not None
+    model.eval()
+    field = model.written
+    asked = field.config
+    config = Config(asked.max_length, 0.0, beams=asked.beams, length_penalty=asked.length_penalty)
+    with precise():
+        written = write(model, rows, [[field.codec.end]] * len(rows["row"]), config)
+    return [field.codec.text(tokens) for tokens in written]
 
-    def __init__(self, model: Model, row: Batch, device: torch.device):
-        assert model.written is not None
-        self.model, self.device, self.field = model, device, model.written
-        self.inputs = [model.arrival(field)(row) for field in model.inputs]
 
-    def write(self, known: list[int], config: Config, generator: torch.Generator) -> list[int]:
-        known = known[-self.field.config.max_length :]  # what lies further back than the model ever looked is left out
-        start = len(known) + sum(features.mask.shape[1] for features in self.inputs)
-        longest = getattr(self.model.backbone, "max_length", None)  # learned positions end somewhere
-        # The last token that is written is never read, so it needs no position.
-        most = config.max_tokens if longest is None else min(config.max_tokens, max(longest - start + 1, 0))
-        capacity = start + most
-        cache = self.model.backbone.new_cache(1, capacity, self.device, next(self.model.parameters()).dtype)
-        features = self.model.backbone(self.model.join([*self.inputs, self.embed(known)]), causal=True, cache=cache)
-        head = self.model.head(self.field)
-        written: list[int] = []
-        while len(written) < most:
-            logits = head.logits(features.values[0, -1])  # (V,)
-            token = choose(logits.cpu(), [*known, *written], config, generator)
-            if token == self.field.codec.end:
-                return written
-            written.append(token)
-            if len(written) < most:
-                features = self.model.backbone(self.marked(self.newest([*known, *written])), causal=True, cache=cache)
-        if most < config.max_tokens:
-            said = f"stopped after {most:,} of {config.max_tokens:,} tokens: the model has only {longest:,} positions"
-            warnings.warn(said, Note, stacklevel=2)
-        return written
+def write(model: Model, rows: Batch, known: Sequence[list[int]], config: Config, first: int = 0) -> list[list[int]]:
+    """The tokens that follow on those known, for B rows. Each has its own random numbers, from the seed and its place."""
+    writer = Writer(model, place(rows, next(model.parameters()).device), known, config.max_tokens)
+    if config.beams > 1:
+        written = beams.search(writer, config.beams, config.length_penalty)
+    else:
+        written = sample(writer, config, first)
+    if writer.most < config.max_tokens and any(len(tokens) == writer.most for tokens in written):
+        longest = getattr(model.backbone, "max_length", 0)
+        said = f"stopped after {writer.most:,} of {config.max_tokens:,} tokens: the model has only {longest:,} positions"
+        warnings.warn(said, Note, stacklevel=2)
+    return written
 
-    def embed(self, tokens: list[int]) -> Features:
-        ids = torch.tensor([tokens], device=self.device)  # (1, T)
-        encoder: Any = self.model.arrival(self.field).encoder
-        return encoder.embed(ids, torch.tensor([len(tokens)], device=self.device))
 
-    def newest(self, tokens: list[int]) -> Features:
-        """The last token, embedded with those before it as far as that looks back."""
-        head: Any = self.model.head(self.field)
-        features = self.embed(tokens[-head.looks_back :])
-        return replace(features, values=features.values[:, -1:], mask=features.mask[:, -1:])
-
-    def marked(self, features: Features) -> Features:
-        """A written token with the mark of its role, which `join` gives it in training."""
-        if not self.inputs:
-            return features
-        return replace(features, values=self.model.roles(len(self.inputs), features.values))
+def sample(writer: Writer, config: Config, first: int) -> list[list[int]]:
+    end = writer.field.codec.end
+    # On the CPU: the same text on every device.
+    generators = [torch.Generator().manual_seed(config.seed + first + row) for row in range(len(writer.known))]
+    written: list[list[int]] = [[] for _ in writer.known]
+    going = list(range(len(written)))  # the rows that the writer holds
+    for step in range(writer.most):
+        logits = writer.logits.cpu()
+        pairs = zip(logits, writer.known, going, strict=True)
+        tokens = [choose(scores, known, config, generators[row]) for scores, known, row in pairs]
+        kept = [place for place, token in enumerate(tokens) if token != end]
+        if not kept:
+            break
+        if len(kept) < len(going):
+            writer.choose(kept)
+        going, tokens = [going[place] for place in kept], [tokens[place] for place in kept]
+        for row, token in zip(going, tokens, strict=True):
+            written[row].append(token)
+        if step + 1 < writer.most:
+            writer.append(tokens)
+    return written
 
 
 def choose(logits: Tensor, before: Sequence[int], config: Config, generator: torch.Generator) -> int:

@@ -15,6 +15,8 @@ from torch import Tensor
 from dougong.core.devices import place
 from dougong.data.columns import Columns
 from dougong.data.loader import Plan, WindowPlan, once
+from dougong.inference import generate
+from dougong.metrics.writing import text_column
 from dougong.model import Batch, Model
 
 Autocast = Callable[[], Any]
@@ -48,8 +50,11 @@ def losses(model: Model, plan: Plan, autocast: Autocast) -> dict[str, float]:
     return {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
 
 
-def predictions(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Predicted]:
-    """Every row of the plan once. For a language model a row is a document, whatever windows it was read in."""
+def predictions(model: Model, plan: Plan, autocast: Autocast, *, write: bool = False) -> Iterator[Predicted]:
+    """Every row of the plan once. For a language model a row is a document, whatever windows it was read in.
+
+    With `write`, a model that writes texts from inputs does so: "text" of predictions and targets.
+    """
     answers = _answers(model, plan, autocast)
     if isinstance(plan, WindowPlan):
         assert model.written is not None
@@ -62,6 +67,10 @@ def predictions(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Predic
             name = model.written.name
             outputs = {name: {"nats": np.asarray(outputs[name]["nats"]).sum(1)}}
             targets = {name: _read(model.written.codec, targets[name])}
+            if write and model.inputs:
+                right = plan.split.take(answer.batch["row"].numpy())[f"{name}.tokens"]  # whole, however long
+                outputs[name]["text"] = text_column(generate.answers(model, answer.batch, precise=autocast))
+                targets[name]["text"] = text_column(model.written.codec.decode({"tokens": right}))
         yield Predicted(answer.batch["row"].numpy(), outputs, targets, answer.losses)
 
 

@@ -24,6 +24,9 @@ from dougong.layers.positions import Rotary, rotate
 Route = Literal["auto", "products", "fused"]
 
 
+Route = Literal["auto", "products", "fused"]
+
+
 class Attention(nn.Module):
     """Multi-head attention: `attention(x, *attention.keys_values(x))`. Between the two calls a cache can stand."""
 
@@ -140,9 +143,23 @@ class KeyValues:
         self.values[:, :, start : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def choose(self, rows: Tensor) -> None:
+        """Go on with these rows (B',), which may repeat."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+        if self.memory is not None:
+            self.memory = self.memory[0][rows], self.memory[1][rows]
+
 
 def refuse_memory(kind: str, memory: Features | None) -> None:
     """A backbone without cross-attention cannot look at an encoder's features, and must not drop them in silence."""
     if memory is not None:
-        expected, fix = "a backbone that can attend to an encoder", "use kind: transformer with cross: true"
+        expected, fix = "a backbone that can attend to an encoder", "use kind: transformer or recurrent, with cross: true"
         raise bad_field("model.kind", kind, expected, fix)
+
+
+def check_memory(cross: bool, memory: Features | None) -> None:
+    """A backbone that attends to an encoder needs its features; any other must not be given some."""
+    if cross and memory is None:
+        raise bad_field("model.cross", True, "an encoder's features to attend to", "use cross: false")
+    if memory is not None and not cross:
+        raise bad_field("model.cross", False, "true where an encoder's features are given", "use cross: true")

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,3 +31,8 @@ class Features:
 def length_mask(lengths: Tensor, positions: int) -> Tensor:
     """(B,) lengths -> (B, T) bool mask, True for the first `length` positions of each row."""
     return torch.arange(positions, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def chosen(x: Features | None, rows: Tensor) -> Features | None:
+    """Some rows (B',) of features, which may repeat."""
+    return None if x is None else replace(x, values=x.values[rows], mask=x.mask[rows])

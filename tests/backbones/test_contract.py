@@ -283,3 +283,40 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(name: str) -> None:
     _, problems = read(module.Config, {"kind": name, "widht": 8}, "model")
     assert "write 'width'" in str(problems[0])
     assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(module.Config))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_cache_goes_on_with_chosen_rows(name: str, build: Build, features: Make) -> None:
+    """What a beam search does: rows fall away, and others are gone on with more than once."""
+    config = tiny(name)
+    model = build(config, causal=True)
+    x, chosen = features(config.width, [6, 6, 6]), torch.tensor([2, 0, 2])
+    cache = model.new_cache(3, 6, torch.device("cpu"), torch.float32)
+    model(part(x, 0, 4), causal=True, cache=cache)
+    cache.choose(chosen)
+    rest = Features(x.values[chosen], x.mask[chosen])
+    for step in (4, 5):
+        found = model(part(rest, step, step + 1), causal=True, cache=cache)
+        close(found.values[:, 0], model(rest, causal=True).values[:, step])
+
+
+@pytest.mark.parametrize("name", [name for name in CAUSAL if hasattr(tiny(name), "cross")])
+def test_a_decoder_sees_the_real_features_of_an_encoder_at_every_step(name: str, build: Build, features: Make) -> None:
+    config = replace(tiny(name), cross=True)
+    model = build(config, causal=True)
+    x, memory = features(config.width, [5, 5]), features(config.width, [4, 2])
+    whole = model(x, causal=True, memory=memory).values
+    other = replace(memory, values=memory.values.masked_fill(~memory.mask[..., None], 9.0))
+    close(model(x, causal=True, memory=other).values, whole)
+    other = replace(memory, values=memory.values + 1.0)
+    assert not torch.allclose(model(x, causal=True, memory=other).values, whole)
+    cache = model.new_cache(2, 5, torch.device("cpu"), torch.float32)
+    for step in range(5):
+        found = model(part(x, step, step + 1), causal=True, memory=memory, cache=cache)
+        close(found.values[:, 0], whole[:, step])
+    with pytest.raises(DougongError, match=r"an encoder's features to attend to"):
+        model(x, causal=True)
+
+
+def part(x: Features, start: int, stop: int) -> Features:
+    return Features(x.values[:, start:stop], x.mask[:, start:stop])

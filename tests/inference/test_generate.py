@@ -93,8 +93,8 @@ class Fixed:
         self.tokens, self.vocabulary, self.at = tokens, vocabulary, 0
 
     def logits(self, values: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(self.vocabulary)
-        logits[self.tokens[self.at]] = 10.0
+        logits = torch.zeros(1, self.vocabulary)
+        logits[0, self.tokens[self.at]] = 10.0
         self.at += 1
         return logits
 
