@@ -338,7 +338,9 @@ class Reader:
         if getattr(model, "layout", "decoder") == "encoder-decoder":
             if not written or not inputs:
                 expected = "decoder, where no text is written from inputs"
-                self.wrong("model.layout", model.layout, expected, "remove it, or add inputs and an output of type text")
+                self.wrong(
+                    "model.layout", model.layout, expected, "remove it, or add inputs and an output of type text"
+                )
             self.length("model", model, arriving)
             self.length("model", model, answered)
         else:

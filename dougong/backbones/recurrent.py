@@ -42,7 +42,9 @@ class Config(BackboneConfig):
     residual: bool = True  # add each layer to what came in
     norm: Norm | Literal["none"] = "layer"  # before each layer and after the last
     dropout: Fraction = 0.0  # of what each layer adds
-    layout: Layout = "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
+    layout: Layout = (
+        "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
+    )
     encoder_layers: Layers | None = None  # encoder-decoder: of the encoder; None: as many as `layers`
     cross: bool = False  # attend to an encoder's features as well; what `layout` sets
 

@@ -50,7 +50,9 @@ class Config(BackboneConfig):
     max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
     window: Count | None = None  # a position sees those nearer than this; None: all
     dropout: Fraction = 0.0
-    layout: Layout = "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
+    layout: Layout = (
+        "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
+    )
     encoder_layers: Layers | None = None  # encoder-decoder: of the encoder; None: as many as `layers`
     cross: bool = False  # attend to an encoder's features as well; what `layout` sets
     experts: int = 0  # feed-forward layers to choose from; 0: one for all

@@ -102,7 +102,10 @@ class Config(FieldConfig):
     tied: bool = True  # the head shares its matrix with the embedding
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
-    metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1"], ...] = ("rouge_l", "exact_match")  # of answers
+    metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1"], ...] = (
+        "rouge_l",
+        "exact_match",
+    )  # of answers
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"  # what BLEU takes for words
     beams: Annotated[Count, Field(le=64)] = 1  # texts that are searched along at once when an answer is written
     length_penalty: float = 1.0  # of beams: above 0 favours longer texts
@@ -408,7 +411,13 @@ def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a con
 
 
 def ANSWERS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802
-    made = {"bleu": lambda: BLEU(config.bleu_tokenize), "chrf": CHRF, "rouge_l": RougeL, "exact_match": ExactMatch, "f1": WordF1}
+    made = {
+        "bleu": lambda: BLEU(config.bleu_tokenize),
+        "chrf": CHRF,
+        "rouge_l": RougeL,
+        "exact_match": ExactMatch,
+        "f1": WordF1,
+    }
     return [made[name]() for name in config.metrics]
 
 

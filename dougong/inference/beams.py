@@ -71,9 +71,14 @@ def candidates(writer: Writer, going: list[Search], beams: int) -> list[list[tup
     logs = writer.logits.log_softmax(-1)  # (all beams, V)
     result, first = [], 0
     for one in going:
-        sums = torch.tensor([score for score, _ in one.beams], device=logs.device)[:, None] + logs[first : first + len(one.beams)]
+        sums = (
+            torch.tensor([score for score, _ in one.beams], device=logs.device)[:, None]
+            + logs[first : first + len(one.beams)]
+        )
         best, place = sums.flatten().topk(min(2 * beams, sums.numel()))
         pairs = zip(best.tolist(), place.tolist(), strict=True)
-        result.append([(score, where // logs.shape[1], where % logs.shape[1]) for score, where in pairs if score > -math.inf])
+        result.append(
+            [(score, where // logs.shape[1], where % logs.shape[1]) for score, where in pairs if score > -math.inf]
+        )
         first += len(one.beams)
     return result

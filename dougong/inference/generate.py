@@ -40,9 +40,13 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.beams > 1 and self.temperature:
-            raise bad_field("generate.beams", self.beams, "1 beside a temperature: beams do not sample", "add temperature: 0")
+            raise bad_field(
+                "generate.beams", self.beams, "1 beside a temperature: beams do not sample", "add temperature: 0"
+            )
         if self.beams > 1 and self.repetition_penalty > 1:
-            raise bad_field("generate.repetition_penalty", self.repetition_penalty, "1 beside beams", "remove one of the two")
+            raise bad_field(
+                "generate.repetition_penalty", self.repetition_penalty, "1 beside beams", "remove one of the two"
+            )
 
 
 def options(given: Mapping[str, Any]) -> Config:
@@ -99,7 +103,9 @@ def answers(model: Model, rows: Batch, *, precise: Any = nullcontext) -> list[st
     model.eval()
     field = model.written
     asked = field.config
-    config = Config(asked.max_length, 0.0, beams=asked.beams, length_penalty=asked.length_penalty)
+    config = Config(
+        max_tokens=asked.max_length, temperature=0.0, beams=asked.beams, length_penalty=asked.length_penalty
+    )
     with precise():
         written = write(model, rows, [[field.codec.end]] * len(rows["row"]), config)
     return [field.codec.text(tokens) for tokens in written]
@@ -114,7 +120,9 @@ def write(model: Model, rows: Batch, known: Sequence[list[int]], config: Config,
         written = sample(writer, config, first)
     if writer.most < config.max_tokens and any(len(tokens) == writer.most for tokens in written):
         longest = getattr(model.backbone, "max_length", 0)
-        said = f"stopped after {writer.most:,} of {config.max_tokens:,} tokens: the model has only {longest:,} positions"
+        said = (
+            f"stopped after {writer.most:,} of {config.max_tokens:,} tokens: the model has only {longest:,} positions"
+        )
         warnings.warn(said, Note, stacklevel=2)
     return written
 

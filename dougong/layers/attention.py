@@ -153,7 +153,10 @@ class KeyValues:
 def refuse_memory(kind: str, memory: Features | None) -> None:
     """A backbone without cross-attention cannot look at an encoder's features, and must not drop them in silence."""
     if memory is not None:
-        expected, fix = "a backbone that can attend to an encoder", "use kind: transformer or recurrent, with cross: true"
+        expected, fix = (
+            "a backbone that can attend to an encoder",
+            "use kind: transformer or recurrent, with cross: true",
+        )
         raise bad_field("model.kind", kind, expected, fix)
 
 

@@ -16,7 +16,9 @@ ANSWERING = ["replies", "replies-recurrent", "replies-encoder-decoder", "replies
 
 def rows_of(name: str, count: int) -> tuple[Model, Any]:
     trained = run(name)
-    parsed = [trained.read(row, 0) for row in ["even number 4", "odd", "even third number 12 and more", "third number 9", ""][:count]]
+    parsed = [
+        trained.read(row, 0) for row in ["even number 4", "odd", "even third number 12", "third number 9", ""][:count]
+    ]
     return trained.model, trained.encode(parsed)
 
 
@@ -32,11 +34,13 @@ def cost(model: Model, row: Any, tokens: list[int]) -> float:
 @pytest.mark.parametrize("name", ANSWERING)
 def test_rows_side_by_side_are_written_as_each_alone(name: str) -> None:
     model, batch = rows_of(name, 5)
-    for config in (Config(12, 0.0), Config(12, 0.0, beams=3)):
+    for config in (Config(max_tokens=12, temperature=0.0), Config(max_tokens=12, temperature=0.0, beams=3)):
         with torch.inference_mode():
             together = write(model, batch, [[model.written.codec.end]] * 5, config)
             alone = [
-                write(model, {key: value[i : i + 1] for key, value in batch.items()}, [[model.written.codec.end]], config)[0]
+                write(
+                    model, {key: value[i : i + 1] for key, value in batch.items()}, [[model.written.codec.end]], config
+                )[0]
                 for i in range(5)
             ]
         assert together == alone
@@ -47,7 +51,12 @@ def test_many_beams_find_the_best_of_all_short_texts(name: str) -> None:
     model, batch = rows_of(name, 1)
     size, most = model.written.codec.vocab_size, 2
     with torch.inference_mode():
-        (found,) = write(model, batch, [[model.written.codec.end]], Config(most, 0.0, beams=64, length_penalty=0.0))
+        (found,) = write(
+            model,
+            batch,
+            [[model.written.codec.end]],
+            Config(max_tokens=most, temperature=0.0, beams=64, length_penalty=0.0),
+        )
     words = [token for token in range(size) if token != model.written.codec.end]
     short = [[], *([word] for word in words)]
     best = min(short, key=lambda tokens: cost(model, batch, tokens))
@@ -58,8 +67,8 @@ def test_one_beam_is_greedy_and_more_beams_never_cost_more() -> None:
     model, batch = rows_of("replies-encoder-decoder", 3)
     end = model.written.codec.end
     with torch.inference_mode():
-        greedy = write(model, batch, [[end]] * 3, Config(12, 0.0))
-        wide = write(model, batch, [[end]] * 3, Config(12, 0.0, beams=8, length_penalty=0.0))
+        greedy = write(model, batch, [[end]] * 3, Config(max_tokens=12, temperature=0.0))
+        wide = write(model, batch, [[end]] * 3, Config(max_tokens=12, temperature=0.0, beams=8, length_penalty=0.0))
     for index, (first, second) in enumerate(itertools.zip_longest(greedy, wide)):
         row = {key: value[index : index + 1] for key, value in batch.items()}
         assert cost(model, row, second) <= cost(model, row, first) + 1e-4

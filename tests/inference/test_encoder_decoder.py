@@ -38,7 +38,9 @@ def theirs() -> Any:
         scale_embedding=True, activation_function="gelu", pad_token_id=1, eos_token_id=END, bos_token_id=2,
         decoder_start_token_id=END, forced_eos_token_id=None, init_std=0.3,
     )  # fmt: skip
-    return MarianMTModel(config).eval()
+    model = MarianMTModel(config).eval()
+    model.model.shared.weight.data[END] += 0.6 * model.model.shared.weight.data[3:9].sum(0)  # so that some texts end
+    return model
 
 
 def ours(state: dict[str, Tensor]) -> Model:
