@@ -24,9 +24,6 @@ from dougong.layers.positions import Rotary, rotate
 Route = Literal["auto", "products", "fused"]
 
 
-Route = Literal["auto", "products", "fused"]
-
-
 class Attention(nn.Module):
     """Multi-head attention: `attention(x, *attention.keys_values(x))`. Between the two calls a cache can stand."""
 
