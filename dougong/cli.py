@@ -319,6 +319,16 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
 @click.option("--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
 @click.option("--repetition-penalty", type=click.FloatRange(1), default=1.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 1 << 63, max_open=True), default=0, show_default=True)
+@click.option(
+    "--beams",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Texts searched along; with temperature 0.",
+)
+@click.option(
+    "--length-penalty", type=float, default=1.0, show_default=True, help="Of beams: above 0 favours longer texts."
+)
 def generate(run: str, prompts: tuple[str, ...], **options: Any) -> tuple[Any, str]:
     """Write text after each prompt (from nothing where there is none)."""
     import dougong

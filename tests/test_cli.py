@@ -356,7 +356,8 @@ def test_the_options_of_generate_take_what_the_function_takes():
         assert defaults[name] in (option.default, None), name
         for value in WHOLE if isinstance(option.type, click.IntRange) else SHARES:
             on_the_line = taken(lambda: option.type.convert(value, option, None))  # noqa: B023 - called at once
-            assert on_the_line == taken(lambda: generation.options({name: value})), (name, value)  # noqa: B023
+            given = {"temperature": 0.0, name: value}  # beams stand beside no other
+            assert on_the_line == taken(lambda: generation.options(given)), (name, value)  # noqa: B023
 
 
 def test_a_note_of_predict_goes_to_standard_error():

@@ -120,7 +120,7 @@ def validation(model: Model, plan: Plan, autocast: Autocast, weights: dict[str, 
 
 
 class Kept:
-    """Predictions and targets of every row, in parts of a bounded size; what differs in length is left out."""
+    """Predictions and targets of every row, in parts of a bounded size; what is padded is left out."""
 
     def __init__(self, folder: Path):
         self.folder, self.parts, self.bytes = folder, 0, 0

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -358,6 +358,7 @@ class Head(nn.Module):
         if loss.kind not in ("auto", "cross_entropy"):
             raise bad_field("train.loss", loss.kind, "cross_entropy for a text", "remove it")
         self.config, self.smoothing = config, loss.label_smoothing
+        self.beams, self.length_penalty = config.beams, config.length_penalty
         self.looks_back = config.runs  # tokens that it takes to embed the last that was written
         self.projection = Projection(width, codec.vocab_size, bias=False)
 
@@ -412,7 +413,7 @@ def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a con
 
 def ANSWERS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802
     made = {
-        "bleu": lambda: BLEU(config.bleu_tokenize),
+        "bleu": partial(BLEU, config.bleu_tokenize),
         "chrf": CHRF,
         "rouge_l": RougeL,
         "exact_match": ExactMatch,

@@ -47,8 +47,8 @@ def search(writer: Writer, beams: int, length_penalty: float) -> list[list[int]]
                 elif rank < beams:
                     one.end(score / length**length_penalty, tokens, beams)
             kept = kept[:beams]
-            best = found[0][0] / length**length_penalty
-            if not (len(one.ended) == beams and one.ended[-1][0] >= best) and kept:
+            full = len(one.ended) == beams
+            if kept and not (full and one.ended[-1][0] >= kept[0][0] / length**length_penalty):
                 one.beams = [(score, tokens) for score, _, tokens in kept]
                 rows += [first + beam for _, beam, _ in kept]
                 still.append(one)

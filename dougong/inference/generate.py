@@ -101,11 +101,9 @@ def answers(model: Model, rows: Batch, *, precise: Any = nullcontext) -> list[st
     """What a model with inputs writes for the rows of a batch: greedily, or by beam search where its recipe says so."""
     assert model.written is not None
     model.eval()
-    field = model.written
-    asked = field.config
-    config = Config(
-        max_tokens=asked.max_length, temperature=0.0, beams=asked.beams, length_penalty=asked.length_penalty
-    )
+    field, head = model.written, model.head(model.written)
+    most = field.config.max_length
+    config = Config(max_tokens=most, temperature=0.0, beams=head.beams, length_penalty=head.length_penalty)
     with precise():
         written = write(model, rows, [[field.codec.end]] * len(rows["row"]), config)
     return [field.codec.text(tokens) for tokens in written]

@@ -43,6 +43,7 @@ class SacreBLEU(Metric):
 
     @property
     def signature(self) -> str:
+        self.scorer.num_refs = 1  # for each row
         return str(self.scorer.get_signature())
 
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
@@ -65,7 +66,7 @@ class BLEU(SacreBLEU):
 
     @cached_property
     def scorer(self) -> Any:
-        return _sacrebleu("bleu").BLEU(tokenize=self.tokenize)
+        return _sacrebleu().BLEU(tokenize=self.tokenize)
 
 
 class CHRF(SacreBLEU):
@@ -75,16 +76,15 @@ class CHRF(SacreBLEU):
 
     @cached_property
     def scorer(self) -> Any:
-        return _sacrebleu("chrf").CHRF()
+        return _sacrebleu().CHRF()
 
 
-def _sacrebleu(module: str) -> Any:
-    from importlib import import_module
-
+def _sacrebleu() -> Any:
     try:
-        return import_module(f"sacrebleu.metrics.{module}")
+        import sacrebleu.metrics
     except ImportError:
-        raise missing_extra("sacrebleu", "text", f"the metric {module}") from None
+        raise missing_extra("sacrebleu", "text", "the metrics bleu and chrf") from None
+    return sacrebleu.metrics
 
 
 class RowMean(Metric):

@@ -164,6 +164,7 @@ def test_every_key_works_on_both_sides_or_is_listed_as_working_on_one(kind: str)
         head = module.Head(config, codec, WIDTH, Loss())
         if head.AUTOREGRESSIVE:
             head.tie(module.Encoder(config_of(kind), codec, WIDTH, 4))
+            module.ANSWERS(config, codec)
         else:
             batch = batch_of(kind, values[:2])
             features = Features(torch.zeros(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool))

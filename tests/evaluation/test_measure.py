@@ -124,7 +124,7 @@ def test_what_is_kept_gives_the_same_metrics_again(name: str, tmp_path: Path):
         assert float(metric.value(np.asarray(sums))) == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
-def test_only_columns_of_one_shape_are_kept_in_bounded_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_not_padded_is_kept_in_bounded_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measure, "PART_BYTES", 1000)
     kept = Kept(tmp_path)
     for start in range(0, 100, 10):
@@ -139,7 +139,8 @@ def test_only_columns_of_one_shape_are_kept_in_bounded_parts(tmp_path: Path, mon
     parts = sorted(tmp_path.glob("part-*.arrow"))
     assert len(parts) > 4
     columns = measure.read_shard(parts[0])
-    assert set(columns) == {"row", "a.prediction.probabilities", "a.target.index", "a.target.many"}
+    kept_names = {"a.prediction.probabilities", "a.prediction.ragged", "a.target.index", "a.target.many"}
+    assert set(columns) == {"row", *kept_names}
     assert np.asarray(columns["a.target.many"]).shape[1:] == (2, 2)
     read = np.concatenate([np.asarray(measure.read_shard(part)["row"]) for part in parts])
     assert list(read) == list(range(100))

@@ -31,7 +31,7 @@ class Ids:
 
 
 def theirs() -> Any:
-    torch.manual_seed(5)
+    torch.manual_seed(0)
     config = MarianConfig(
         vocab_size=WORDS, d_model=24, encoder_layers=3, decoder_layers=2, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=LONGEST,
@@ -112,7 +112,7 @@ def test_texts_are_those_of_marian(beams: int, penalty: float) -> None:
     with torch.inference_mode():
         written = write(model, batch(), [[END]] * 4, config)
     assert written == [until_end(row[1:].tolist()) for row in rows]
-    assert any(len(tokens) not in (0, 12) for tokens in written) or beams == 1
+    assert min(map(len, written)) < 12  # some end by themselves
 
 
 def until_end(tokens: list[int]) -> list[int]:
