@@ -26,6 +26,7 @@ from dougong.data.rows import SPLITS, beside
 from dougong.evaluation import comparison, measure, summary
 from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
+from dougong.fields import metrics_of
 from dougong.inference import generate as generation
 from dougong.run import Run
 from dougong.training import routes
@@ -111,6 +112,8 @@ def train(
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     prepared = assembly.prepared_data(recipe, known=run_folder.key_begun_with(folder), say=say)
     inputs, outputs = assembly.fitted(recipe, prepared)
+    for output in outputs:
+        metrics_of(output, answers=bool(inputs))  # a package that one needs is missed now, and not after hours
     run_folder.begin(folder, recipe, prepared, inputs, outputs)
     model = assembly.build(recipe, inputs, outputs)
     loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)

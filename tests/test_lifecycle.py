@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,13 @@ def test_everything_a_verb_returns_has_a_plain_form(name: str):
         [trained, Path("x")],
     ):
         json.dumps(lifecycle.plain(result), allow_nan=False)
+
+
+def test_a_package_that_a_metric_needs_is_missed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    recipe = recipe_of("replies")
+    recipe = recipe | {"outputs": {"reply": recipe["outputs"]["reply"] | {"metrics": ["bleu"]}}}
+    with pytest.raises(Exception, match=re.escape("pip install 'dougong[text]'")):
+        dougong.train(recipe)
+    assert not (tmp_path / "runs/replies/checkpoints").exists()

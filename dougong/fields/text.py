@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain
@@ -412,7 +412,7 @@ def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a con
 
 
 def ANSWERS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802
-    made = {
+    made: dict[str, Callable[[], Metric]] = {
         "bleu": partial(BLEU, config.bleu_tokenize),
         "chrf": CHRF,
         "rouge_l": RougeL,

@@ -12,7 +12,6 @@ import re
 import string
 from abc import abstractmethod
 from collections import Counter
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,8 @@ def text_column(values: list[str]) -> Ragged:
 class SacreBLEU(Metric):
     """A metric of sacrebleu, from 0 to 100. Its `signature` says all that the figure depends on."""
 
-    @cached_property
-    @abstractmethod
-    def scorer(self) -> Any: ...
+    def __init__(self, scorer: Any):
+        self.scorer = scorer
 
     @property
     def signature(self) -> str:
@@ -62,11 +60,7 @@ class BLEU(SacreBLEU):
     name = "bleu"
 
     def __init__(self, tokenize: str = "13a"):
-        self.tokenize = tokenize
-
-    @cached_property
-    def scorer(self) -> Any:
-        return _sacrebleu().BLEU(tokenize=self.tokenize)
+        super().__init__(_sacrebleu().BLEU(tokenize=tokenize))
 
 
 class CHRF(SacreBLEU):
@@ -74,9 +68,8 @@ class CHRF(SacreBLEU):
 
     name = "chrf"
 
-    @cached_property
-    def scorer(self) -> Any:
-        return _sacrebleu().CHRF()
+    def __init__(self) -> None:
+        super().__init__(_sacrebleu().CHRF())
 
 
 def _sacrebleu() -> Any:
