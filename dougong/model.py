@@ -116,7 +116,8 @@ class Model(nn.Module):
         joined = torch.cat(values, dim=1)
         own = [features.auxiliary for features in arrived if features.auxiliary is not None]
         mask = torch.cat([features.mask for features in arrived], dim=1)
-        return at_precision(Features(joined, mask, None, torch.stack(own).sum() if own else None))
+        balance = torch.stack(own).sum() if own else None
+        return at_precision(Features(joined, mask, None, balance, joined_words(arrived)))
 
     def counts(self, batch: Batch) -> Losses:
         """How many targets each output has in this batch (what its loss is divided by)."""
@@ -207,6 +208,16 @@ class Roles(nn.Module):
 
     def forward(self, index: int, values: Tensor) -> Tensor:
         return values + self.marks.weight[index].to(values.dtype)
+
+
+def joined_words(arrived: Sequence[Features]) -> Tensor | None:
+    """The words of the one input whose words are told, at their places in the joined sequence."""
+    start = 0
+    for features in arrived:
+        if features.words is not None:
+            return torch.where(features.words >= 0, features.words + start, -1)
+        start += features.mask.shape[1]
+    return None
 
 
 def at_precision(x: Features) -> Features:

@@ -128,6 +128,7 @@ class Reader:
         inputs, encoders = self.fields(plain, "inputs", "Encoder")
         outputs, _ = self.fields(plain, "outputs", "Head")
         model = self.model(plain, inputs, outputs)
+        inputs, outputs = self.words(inputs, outputs, encoders, model)
         train = self.train(plain)
         self.across(inputs, outputs, encoders, model, train, plain)
         self.cleaning(data, [*inputs.values(), *outputs.values()])
@@ -197,23 +198,22 @@ class Reader:
         if isinstance(value, dict) and not isinstance(value.get("type"), str):
             near = [each for each in value if nearest(each, ["type"])]
             fix = f"write 'type' for {near[0]!r}" if near and "type" not in value else "add type: text"
-            self.wrong(f"{key}.type", value.get("type", MISSING), f"one of {', '.join(fields.names())}", fix)
+            self.wrong(f"{key}.type", value.get("type", MISSING), f"one of {', '.join(fields.having(part))}", fix)
             return None, None
         if not isinstance(value, dict):
             self.wrong(
                 key,
                 value,
-                f"a type ({', '.join(fields.names())}) or a mapping with one",
+                f"a type ({', '.join(fields.having(part))}) or a mapping with one",
                 f"write {key.split('.')[-1]}: text",
             )
             return None, None
-        module = self.attempt(lambda: fields.load(value["type"]), key)
+        module = self.attempt(lambda: fields.load(value["type"], part), key)
         if module is None:
             return None, None
         if not hasattr(module, part):
             side = "goes in" if part == "Head" else "comes out"
-            fitting = [name for name in fields.names() if hasattr(fields.load(name), part)]
-            fix = f"use one of {', '.join(fitting)}"
+            fix = f"use one of {', '.join(fields.having(part))}"
             self.wrong(f"{key}.type", value["type"], f"a type that can stand here; {value['type']} only {side}", fix)
             return None, None
         value = _expanded(value, SHORT["field"], module.Config)
@@ -349,6 +349,38 @@ class Reader:
             if name in inputs and encoder is not None:
                 self.length(f"inputs.{name}.encoder", encoder, [inputs[name]])
 
+    def words(
+        self, inputs: dict[str, Any], outputs: dict[str, Any], encoders: dict[str, Any], model: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Outputs that name the words of an input are told which, and that input that it has to tell its words."""
+        named: set[str] = set()
+        for name, config in outputs.items():
+            kind = getattr(fields.load(config.type), "OF", None)
+            if kind is None:
+                continue
+            can = [each for each, other in inputs.items() if other.type == kind]
+            if config.of not in can and (config.of is not None or len(can) != 1):
+                expected = f"an input of type {kind}" + (f": one of {', '.join(can)}" if can else "")
+                fix = f"write of: {can[0]}" if can else "add inputs: {text: text}"
+                self.wrong(f"outputs.{name}.of", config.of, expected, fix)
+                continue
+            of = config.of or can[0]
+            named.add(of)
+            outputs = outputs | {name: dataclasses.replace(config, of=of)}
+            inputs = inputs | {of: dataclasses.replace(inputs[of], words=True)}
+            ways = {"model": model, f"inputs.{of}.encoder": encoders.get(of)}
+            for key, each in ways.items():
+                if each is not None and not backbones.load(each.kind).Backbone.PLACES:
+                    expected = f"a backbone that keeps the places of words, for outputs.{name}"
+                    self.wrong(f"{key}.kind", each.kind, expected, "write kind: transformer")
+        if len(named) > 1:
+            self.wrong("outputs", sorted(named), "words of one input alone to be named", "train two models")
+        for side, configs in (("inputs", inputs), ("outputs", outputs)):
+            for name, config in configs.items():
+                if getattr(config, "words", False) and name not in named:
+                    self.wrong(f"{side}.{name}.words", True, "false: no output names its words", "remove it")
+        return inputs, outputs
+
     def cleaning(self, data: Any, configs: Sequence[Any]) -> None:
         """Rules that no field of the recipe could fall under."""
         types = {config.type for config in configs}
@@ -409,6 +441,8 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
         return "convnet" if len(
             inputs
         ) == 1 else "transformer", "small"  # beside other inputs a convnet would lose its grid
+    if any(hasattr(fields.load(config.type), "OF") for config in outputs.values()):
+        return "transformer", "small"
     return "mlp", "bag" if types == {"text"} else "small"
 
 

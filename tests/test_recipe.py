@@ -471,7 +471,7 @@ def test_a_mistake_in_an_override_has_no_line_of_the_file(tmp_path: Path):
 
 KINDS = [(kind, preset) for kind in backbones.names() for preset in backbones.load(kind).PRESETS]
 TYPES_IN = [name for name in fields.names() if hasattr(fields.load(name), "Encoder")]
-TYPES_OUT = [name for name in fields.names() if hasattr(fields.load(name), "Head") and name != "text"]
+TYPES_OUT = [name for name in fields.having("Head") if name != "text" and not hasattr(fields.load(name), "OF")]
 NAMES = st.from_regex(r"[a-z][a-z0-9_ -]{0,8}[a-z0-9]", fullmatch=True).filter(lambda name: name not in recipe.RESERVED)
 
 
@@ -686,3 +686,49 @@ def test_the_schema_accepts_what_the_reader_accepts(validator: Any, plain: dict[
     assert [error.message for error in validator.iter_errors(json.loads(json.dumps(plain)))] == []
     resolved = json.loads(json.dumps(recipe.load(plain).resolved()))
     assert [error.message[:300] for error in validator.iter_errors(resolved)] == []
+
+
+# ------------------------------------------------------------------------------------------------------- words and tags
+
+
+def tagged(**changes: Any) -> dict[str, Any]:
+    plain = {"name": "x", "data": {"train": "a.jsonl"}, "inputs": {"sentence": "text"}, "outputs": {"tags": "tags"}}
+    return plain | {"model": {"kind": "transformer", "preset": "tiny"}, "train": {"steps": 2}} | changes
+
+
+def test_an_output_of_tags_has_its_input_tell_the_words():
+    read = recipe.load(tagged())
+    assert read.inputs["sentence"].words
+    assert read.outputs["tags"].of == "sentence"
+    assert recipe.from_resolved(json.loads(json.dumps(read.resolved())), read.text, "x") == read
+    assert recipe.load({**tagged(), "model": None}).model.kind == "transformer"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"inputs": {"a": "text", "b": "text"}}, ("outputs.tags.of", "an input of type text: one of a, b", "of: a")),
+        ({"inputs": {"n": "number"}}, ("outputs.tags.of", "an input of type text", "add inputs")),
+        ({"outputs": {"tags": {"type": "tags", "of": "sentense"}}}, ("outputs.tags.of", "'sentense'", "of: sentence")),
+        ({"model": "mlp"}, ("model.kind", "'mlp'", "keeps the places of words", "transformer")),
+        (
+            {"inputs": {"sentence": {"type": "text", "encoder": "mlp"}}},
+            ("inputs.sentence.encoder.kind", "'mlp'", "keeps the places of words"),
+        ),
+        (
+            {"inputs": {"sentence": {"type": "text", "words": True}}, "outputs": {"label": "category"}},
+            ("inputs.sentence.words", "no output names its words"),
+        ),
+        (
+            {
+                "inputs": {"a": "text", "b": "text"},
+                "outputs": {"p": {"type": "tags", "of": "a"}, "q": {"type": "tags", "of": "b"}},
+            },
+            ("outputs", "words of one input alone"),
+        ),
+    ],
+)
+def test_tags_that_cannot_be_are_refused(changes: dict[str, Any], parts: tuple[str, ...]):
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(tagged(**changes))
+    check_clear(str(caught.value), *parts)

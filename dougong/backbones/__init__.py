@@ -5,6 +5,7 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.
     Backbone(config, *, positions, causal=False)
         positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back
     .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
+    .PLACES                             whether each position of a sequence that comes in comes out, too
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
     .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation, with
         .memory, the encoder's features or None, and .choose(rows), which goes on with some rows, as beams do

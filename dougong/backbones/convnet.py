@@ -53,6 +53,7 @@ class Backbone(nn.Module):
     """
 
     CAUSAL: ClassVar[bool] = True
+    PLACES: ClassVar[bool] = True
     PATCH: ClassVar[int] = 1
 
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False):

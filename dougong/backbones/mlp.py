@@ -36,6 +36,7 @@ class Backbone(nn.Module):
     """Features (B, T, D) -> features (B, 1, F)."""
 
     CAUSAL: ClassVar[bool] = False
+    PLACES: ClassVar[bool] = False
     PATCH: ClassVar[int] = 4
 
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False):

@@ -56,6 +56,7 @@ class Backbone(nn.Module):
     """Features (B, T, D) -> features (B, T, F). Padding may stand anywhere; no state ever runs through it."""
 
     CAUSAL: ClassVar[bool] = True
+    PLACES: ClassVar[bool] = True
     PATCH: ClassVar[int] = 4
 
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False):

@@ -86,6 +86,7 @@ class Backbone(nn.Module):
     """Features (B, T, D) -> features (B, T, D). Padding may stand anywhere; real positions never see it."""
 
     CAUSAL: ClassVar[bool] = True
+    PLACES: ClassVar[bool] = True
     PATCH: ClassVar[int] = 4
 
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False):

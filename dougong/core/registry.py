@@ -18,9 +18,14 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(path.stem for path in self.folder.glob("*.py") if not path.stem.startswith("_"))
 
-    def load(self, name: str) -> ModuleType:
-        names = self.names()
-        if name not in names:
+    def having(self, part: str) -> list[str]:
+        """The names of those that offer a part."""
+        return [name for name in self.names() if hasattr(self.load(name), part)]
+
+    def load(self, name: str, part: str = "") -> ModuleType:
+        """The module of that name; where there is none, those that have `part` are told."""
+        if name not in self.names():
+            names = self.having(part) if part else self.names()
             near = nearest(name, names)
             where = f"{self.package.replace('.', '/')}/{name}.py"
             raise bad_field(

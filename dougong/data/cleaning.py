@@ -204,8 +204,10 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
     if kind == "number":
         return _number(value, changed)
     if kind == "text":
+        if isinstance(value, list | tuple) and all(isinstance(word, str) and len(word.split()) == 1 for word in value):
+            value = " ".join(value)
         if isinstance(value, dict | list | tuple | bytes):
-            raise ValueError(f"{shown(value)} is not text")
+            raise ValueError(f"{shown(value)} is not text, nor a list of words")
         return _text(str(value), config, changed)
     if kind == "category":
         if isinstance(value, dict | list | tuple | bytes):

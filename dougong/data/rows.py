@@ -225,7 +225,18 @@ class Cleaner:
                             known[value] = read
                 parsed.append(read)
             result[field.name] = parsed
+        self.check(result, bad)
         return result
+
+    def check(self, values: dict[str, list[object]], bad: dict[int, str]) -> None:
+        """Whether values that speak of another field's can do so (tags of words)."""
+        for field in self.used:
+            of = getattr(field.config, "of", None)
+            for row, pair in enumerate(zip(values[field.name], values[of], strict=True)) if of else ():
+                try:
+                    field.module.Codec.check(*pair)
+                except ValueError as error:
+                    bad.setdefault(row, f"column {field.column!r}: {error}")
 
     def table(self, chunk: Chunk, values: dict[str, list[object]], numbers: np.ndarray, report: DataReport) -> pa.Table:
         hashes = {name: duplicates.value_hashes(column) for name, column in values.items()}

@@ -220,6 +220,11 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
     return pattern if byte_level and plain and pattern in WORD_PATTERNS else None
 
 
+def word_places(text: str) -> list[int]:
+    """Where each word of a text begins; words are what white space separates."""
+    return [found.start() for found in re.finditer(r"\S+", text)]
+
+
 def is_plain(word: str) -> bool:
     """Whether `ascii_pattern` cuts it."""
     return word.isascii() and CUT not in word

@@ -9,6 +9,7 @@ Each file offers
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
+    OF          the type of input whose words an output names; its Config has `of`, its Codec `check`  (only where it does)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
     ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes)
 """
@@ -23,7 +24,7 @@ from dougong.core.config import NonNegative, config
 from dougong.core.registry import Registry
 
 registry = Registry("dougong.fields", __file__, "type")
-names, load = registry.names, registry.load
+names, load, having = registry.names, registry.load, registry.having
 
 
 @config

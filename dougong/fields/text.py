@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.columns import Columns, Ragged
-from dougong.data.words import CUT, GPT2_WORDS, WORDS, Words, WordTokens, parts, ragged, word_pattern
+from dougong.data.words import CUT, GPT2_WORDS, WORDS, Words, WordTokens, parts, ragged, word_pattern, word_places
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
@@ -99,6 +99,7 @@ class Config(FieldConfig):
         1  # an input's positions also tell which runs of 2 … n tokens end there
     )
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
+    words: bool = False  # tell where each word begins: what an output that names this input's words sets
     tied: bool = True  # the head shares its matrix with the embedding
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
@@ -178,7 +179,16 @@ class Codec:
             row = tokens.row(index)
             if self.lossy or self.unknown in row:
                 size[index] = min(size[index], self.size(row))  # decoding puts spaces where there were none
-        return {"tokens": tokens, "bytes": size}, counts
+        words = {"words": self.word_tokens(texts)} if self.config.words else {}
+        return {"tokens": tokens, "bytes": size, **words}, counts
+
+    def word_tokens(self, texts: list[str]) -> Ragged:
+        """The place of the first token of each word (one that holds a part of the word before it, if there is no other)."""
+        rows = []
+        for text, encoding in zip(texts, self.tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+            ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)  # in characters, rising
+            rows.append(np.searchsorted(ends, word_places(text), side="right").astype(np.int32))
+        return Ragged.of(rows, np.int32)
 
     def tokenize(self, texts: list[str]) -> Ragged:
         if self.words is not None:
@@ -245,6 +255,10 @@ class Encoder(nn.Module):
         """An input's tokens; in training some positions are hidden (Iyyer et al. 2015)."""
         tokens, lengths = batch[f"{name}.tokens"], batch[f"{name}.tokens.length"]  # (B, T), (B,)
         features = self.embed(tokens, lengths) if self.grams is None else self.grams(tokens, lengths)
+        if f"{name}.words" in batch:
+            words = batch[f"{name}.words"]  # (B, W)
+            read = length_mask(batch[f"{name}.words.length"], words.shape[1]) & (words < lengths[:, None])
+            features = replace(features, words=torch.where(read, words, -1))
         if not self.training or not self.token_dropout:
             return features
         shown = torch.rand(tokens.shape, device=tokens.device) >= self.token_dropout

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dougong.core.devices import place
-from dougong.data.columns import Columns
+from dougong.data.columns import Columns, Ragged
 from dougong.data.loader import Plan, WindowPlan, once
 from dougong.inference import generate
 from dougong.metrics.writing import text_column
@@ -71,6 +71,9 @@ def predictions(model: Model, plan: Plan, autocast: Autocast, *, write: bool = F
                 right = plan.split.take(answer.batch["row"].numpy())[f"{name}.tokens"]  # whole, however long
                 outputs[name]["text"] = text_column(generate.answers(model, answer.batch, precise=autocast))
                 targets[name]["text"] = text_column(model.written.codec.decode({"tokens": right}))
+        else:
+            outputs = {name: unpadded(columns) for name, columns in outputs.items()}
+            targets = {name: unpadded(columns) for name, columns in targets.items()}
         yield Predicted(answer.batch["row"].numpy(), outputs, targets, answer.losses)
 
 
@@ -132,6 +135,21 @@ def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterat
 
 def _grow(array: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([array, np.zeros(size - len(array), dtype=array.dtype)])
+
+
+def unpadded(columns: Columns) -> Columns:
+    """What a batch padded, with its length beside it, as rows of their own lengths again."""
+    result: Columns = {}
+    for key, column in columns.items():
+        length = columns.get(f"{key}.length")
+        if length is not None:
+            padded, sizes = np.asarray(column), np.asarray(length)
+            column = Ragged(
+                padded[np.arange(padded.shape[1]) < sizes[:, None]], np.concatenate([[0], np.cumsum(sizes)])
+            )
+        if not key.endswith(".length"):
+            result[key] = column
+    return result
 
 
 def _columns(batch: Batch, name: str) -> Columns:

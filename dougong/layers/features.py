@@ -21,6 +21,7 @@ class Features:
     mask: Tensor  # (B, T) bool: True where a position is real, False where it pads
     grid: tuple[int, ...] | None = None  # (H, W) with H * W == T for images; None for sequences and sets
     auxiliary: Tensor | None = None
+    words: Tensor | None = None  # (B, W) int64: the first position of each word, -1 where there is none that was read
 
     def mean(self) -> Tensor:
         """The mean over real positions, (B, D)."""

@@ -35,13 +35,25 @@ def causal(backbone: str) -> bool:
     return bool(backbones.load(backbone).Backbone.CAUSAL)
 
 
+def of(kind: str) -> str | None:
+    return getattr(fields.load(kind), "OF", None)
+
+
+def places(backbone: str) -> bool:
+    return bool(backbones.load(backbone).Backbone.PLACES)
+
+
 ALL = [
     (into, backbone, out)
     for into in with_side("Encoder")
     for backbone in backbones.names()
     for out in with_side("Head")
 ]
-SENSIBLE = [(into, backbone, out) for into, backbone, out in ALL if causal(backbone) or not writes(out)]
+SENSIBLE = [
+    (into, backbone, out)
+    for into, backbone, out in ALL
+    if (causal(backbone) or not writes(out)) and (not of(out) or (of(out) == into and places(backbone)))
+]
 WRITERS = [
     (backbone, out) for backbone in backbones.names() for out in with_side("Head") if causal(backbone) and writes(out)
 ]
@@ -136,7 +148,10 @@ def test_a_backbone_that_looks_back_writes_without_any_input(
 def test_a_pair_that_makes_no_sense_is_refused_with_the_recipe(into: str, backbone: str, out: str, data: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_of(data, into, backbone, out)
-    check_clear(str(caught.value), "model.kind", backbone, "step by step")
+    if of(out) in (None, into):
+        check_clear(str(caught.value), "model.kind", backbone, "step by step" if writes(out) else "places")
+    else:
+        check_clear(str(caught.value), "outputs.y.of", f"an input of type {of(out)}")
 
 
 def test_every_input_type_at_once_meets_every_head_that_is_not_written(

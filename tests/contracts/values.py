@@ -65,6 +65,11 @@ VALUES = {
         unseen=1e30,
         metrics=("r2", "rmse", "mae", "mse"),
     ),
+    "tags": Values(  # as many as the text of the row before has words: pairs are trained with outputs one row further on
+        make=lambda row: ["O", "B-x", "I-x", "B-y", "O"][: 4 + ((row - 1) % 7 > 0)],
+        unseen=["never-seen"],
+        metrics=("f1", "accuracy"),
+    ),
     "image": Values(
         make=_picture,
         unseen=_picture(10**6),
@@ -100,4 +105,4 @@ def field_of(kind: str, name: str) -> Field:
 
 def with_side(side: str) -> list[str]:
     """The types that have an Encoder, or a Head."""
-    return [name for name in fields.names() if hasattr(fields.load(name), side)]
+    return fields.having(side)
