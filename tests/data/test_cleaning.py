@@ -102,7 +102,8 @@ def test_D1_what_is_no_number_makes_the_row_bad_and_names_column_and_value(value
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("text", ["a"]), ("text", {"a": 1}), ("label", ["a"]), ("text", "a\ud800")]
+    ("column", "value"),
+    [("text", ["a b", "c"]), ("text", ["a", 1]), ("text", {"a": 1}), ("label", ["a"]), ("text", "a\ud800")],
 )
 def test_D1_D2_what_cannot_be_its_type_makes_the_row_bad(column: str, value: object) -> None:
     cleaned = clean({**ROW, column: value}, KINDS, Config())
@@ -216,3 +217,9 @@ def test_a_missing_package_is_told_before_any_row_is_read(monkeypatch: pytest.Mo
 def test_language_of_plain_sentences() -> None:
     assert language_of("Where have all the flowers gone, long time passing?") == "en"
     assert language_of("Ich weiß nicht, was soll es bedeuten, dass ich so traurig bin.") == "de"
+
+
+def test_a_list_of_words_is_a_text() -> None:
+    values = clean({**ROW, "text": ["two", "words"]}, KINDS, Config()).values
+    assert values is not None
+    assert values["text"] == "two words"

@@ -103,7 +103,7 @@ def test_a_category_that_training_never_saw_is_answered_like_a_missing_one():
         ("prices", {"stars": [1], "colour": "red"}, ["rows[1]", "'stars'", "is not a number"]),
         ("prices", {"stars": 1, "colour": {"a": 1}}, ["rows[1]", "'colour'"]),
         ("reviews", {"text": "x"}, ["rows[1]", "no column 'review'", "text"]),
-        ("reviews", ["x"], ["rows[1]", "'review'"]),
+        ("reviews", ["x", 1], ["rows[1]", "'review'"]),
         ("reviews", b"x", ["rows[1]", "'review'"]),
     ],
 )
