@@ -40,6 +40,12 @@ def write_jsonl(name: str, rows: Iterable[dict[str, str]]) -> None:
     tell(name, len(lines))
 
 
+def split_jsonl(stem: str, rows: Sequence[dict[str, str]], key: Callable[[dict[str, str]], str]) -> None:
+    """STEM-train.jsonl and STEM-test.jsonl: a row's side is a hash of its `key`."""
+    write_jsonl(f"{stem}-train.jsonl", (row for row in rows if not in_test(key(row))))
+    write_jsonl(f"{stem}-test.jsonl", (row for row in rows if in_test(key(row))))
+
+
 def in_test(text: str, share: float = TEST_SHARE) -> bool:
     """Whether a row belongs to the test rows: by a hash of its text, so that equal texts fall on the same side."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < share * 2**64

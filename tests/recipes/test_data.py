@@ -1,0 +1,166 @@
+"""The scripts that make the recipes' tables: what they keep, what they leave out, and which side it falls on. No network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scripts import load
+
+fetch = load("recipes/data/fetch.py")
+tables = load("recipes/data/tables.py")
+orange = load("recipes/data/orange.py")
+sentiment_zh = load("recipes/data/sentiment_zh.py")
+descriptions = load("recipes/data/descriptions.py")
+
+PACKAGES = """Package: gcc-12-doc
+Source: gcc-12 (12.2.0-1)
+Tag: role::documentation,
+ works-with::text
+
+Package: tree
+Version: 2.1.0-1
+"""
+TEXTS = """Package: gcc-12-doc
+Description-md5: 0
+Description-en: documentation of the compilers
+ The manual, and
+ its index.
+ .
+ Formats:
+  * info
+  * html
+ and no other.
+ .
+ End.
+
+Package: tree
+Description-en: displays an indented directory tree
+ Draws a tree.
+
+Package: tree-copy
+Description-en: displays an indented directory tree
+ Draws a tree.
+
+Package: bare
+Description-en: says nothing more
+"""
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tables, "PREPARED", tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def test_a_corpus_of_orange_keeps_its_own_split_under_the_name_that_is_asked(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = "Category\tText\nd\tstring\nclass\t\n\n"  # an empty line follows the three rows
+    (tmp_path / "c-train.tab").write_text(header + 'sci.space\tthe "moon"\nrec.autos\ta car\n')
+    (tmp_path / "c-test.tab").write_text(header + "sci.space\tmars\n")
+    monkeypatch.setattr(fetch, "pypi", lambda *_, keep: tmp_path if keep == "*/c-*.tab" else None)
+    orange.write("c", "news", label="group")
+    assert read(prepared / "news-train.jsonl") == [
+        {"text": 'the "moon"', "group": "sci.space"},
+        {"text": "a car", "group": "rec.autos"},
+    ]
+    assert read(prepared / "news-test.jsonl") == [{"text": "mars", "group": "sci.space"}]
+
+
+def test_split_jsonl_keeps_equal_keys_together_and_loses_no_row(prepared: Path) -> None:
+    rows = [{"text": f"{number}", "key": f"{number // 4}"} for number in range(400)]
+    tables.split_jsonl("t", rows, key=lambda row: row["key"])
+    train, test = read(prepared / "t-train.jsonl"), read(prepared / "t-test.jsonl")
+    assert sorted(train + test, key=lambda row: int(row["text"])) == rows
+    assert len(test) == pytest.approx(80, abs=40)
+    assert not {row["key"] for row in train} & {row["key"] for row in test}
+
+
+def test_reviews_that_differ_in_spaces_and_punctuation_are_one_and_contradictions_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = [
+        ("很好！", "positive"),
+        ("很 好", "positive"),
+        ("一般", "positive"),
+        ("一般。", "negative"),
+        ("ＯＫ", "positive"),
+    ]
+    assert sentiment_zh.distinct(lines) == [
+        {"review": "很好！", "label": "positive"},
+        {"review": "ＯＫ", "label": "positive"},
+    ]
+    assert capsys.readouterr().out == "5 lines: 2 copies, 1 with both labels\n"
+    assert sentiment_zh.letters("ＯＫ, 好_的") == "ok好的"
+
+
+def test_records_of_a_control_file_hold_lines_that_go_on() -> None:
+    first, second = descriptions.records(PACKAGES)
+    assert first["Source"] == "gcc-12 (12.2.0-1)"
+    assert first["Tag"] == "role::documentation,\n works-with::text"
+    assert second == {"Package": "tree", "Version": "2.1.0-1"}
+
+
+def test_lines_of_a_description_are_joined_unless_they_are_a_list() -> None:
+    first = descriptions.summary(next(descriptions.records(TEXTS)))
+    assert first == {
+        "name": "gcc-12-doc",
+        "synopsis": "documentation of the compilers",
+        "description": "The manual, and its index.\n\nFormats:\n* info\n* html\nand no other.\n\nEnd.",
+    }
+
+
+def test_copies_and_packages_without_a_description_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = descriptions.distinct(map(descriptions.summary, descriptions.records(TEXTS)))
+    assert [row["name"] for row in rows] == ["gcc-12-doc", "tree"]
+    assert capsys.readouterr().out == "left out: 1 without a long description, 1 copies\n"
+
+
+def test_packages_of_one_source_and_versions_of_it_fall_on_one_side() -> None:
+    assert descriptions.family("gcc-12") == descriptions.family("gcc-11") != descriptions.family("gcl")
+
+
+@pytest.fixture
+def fake_apt(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apt-get that knows one release, and apt-helper that prints a file."""
+    (tmp_path / "packages").write_text(PACKAGES)
+    (tmp_path / "texts").write_text(TEXTS)
+    targets = f"Packages\tsid\t99\t{tmp_path}/packages\nTranslations\tsid\t99\t{tmp_path}/texts\n"
+    monkeypatch.setattr(descriptions, "LISTS", tmp_path / "apt")
+    monkeypatch.setattr(descriptions, "apt", lambda verb, *_: targets if verb == "indextargets" else "")
+    monkeypatch.setattr(descriptions, "cat", lambda path: Path(path).read_text())
+
+
+@pytest.mark.usefixtures("fake_apt")
+def test_descriptions_are_written_with_the_release_that_they_are_of(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["descriptions.py"])
+    descriptions.main()
+    assert capsys.readouterr().out.startswith("sid 99\n")
+    rows = read(prepared / "descriptions-train.jsonl") + read(prepared / "descriptions-test.jsonl")
+    assert sorted(row["name"] for row in rows) == ["gcc-12-doc", "tree"]
+    assert all(list(row) == ["name", "synopsis", "description"] for row in rows)
+
+
+@pytest.mark.usefixtures("fake_apt")
+def test_a_release_that_apt_does_not_know_is_named_with_those_it_knows() -> None:
+    with pytest.raises(
+        fetch.FetchError, match=r"--release potato: no package lists\. Fix: name one of apt's sources: sid\."
+    ):
+        descriptions.lists("potato")
+
+
+def test_a_machine_without_apt_is_told_so() -> None:
+    with pytest.raises(fetch.FetchError, match=r"no-such-apt is not installed\. Fix: run this on Debian or Ubuntu"):
+        descriptions.run(["no-such-apt"])
+    with pytest.raises(fetch.FetchError, match="ended with 3: broken"):
+        descriptions.run([sys.executable, "-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)"])
