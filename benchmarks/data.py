@@ -39,22 +39,24 @@ def token_file(shape: str) -> Path:
 
 def characters(shape: str) -> np.ndarray:
     """Characters, those beyond the most frequent as one token."""
+    from dougong.data import tokenizers
     from dougong.fields import text
 
-    config = text.Config(tokenizer=text.CharTokenizer(vocab_size=SHAPES[shape].vocab_size))
+    config = text.Config(tokenizer=tokenizers.CharTokenizer(vocab_size=SHAPES[shape].vocab_size))
     return encoded(text.Codec.fit(config, [TEXT.read_text("utf-8")]))
 
 
 def words(vocab_size: int) -> np.ndarray:
     """Byte pairs of both texts that ship; as they do not give so many, the rest are tokens that no text has."""
+    from dougong.data import tokenizers
     from dougong.fields import text
 
     corpus = [path.read_text("utf-8") for path in sorted(TEXT.parent.glob("*.txt"))]
     lines = [line for document in corpus for line in document.splitlines(keepends=True)]
-    trained = text.Codec.fit(text.Config(tokenizer=text.BPETokenizer(vocab_size=vocab_size)), lines)
+    trained = text.Codec.fit(text.Config(tokenizer=tokenizers.BPETokenizer(vocab_size=vocab_size)), lines)
     path = WORK / "small-tokenizer.json"
     write(path, padded(trained.tokenizer.to_str(), vocab_size).encode())
-    file = text.Config(tokenizer=text.FileTokenizer(path=str(path), end=END))
+    file = text.Config(tokenizer=tokenizers.FileTokenizer(path=str(path), end=END))
     return encoded(text.Codec.fit(file, []))
 
 
@@ -145,11 +147,12 @@ def read_paragraphs(path: Path) -> Iterator[str]:
 
 def tokenizer_file(vocab_size: int = 16_384) -> tuple[Path, int]:
     """A tokenizer.json trained on the text that ships, and its end token."""
+    from dougong.data import tokenizers
     from dougong.fields import text
 
     path = WORK / f"tokenizer-{vocab_size}.json"
     codec = text.Codec.fit(
-        text.Config(tokenizer=text.BPETokenizer(vocab_size=vocab_size)),
+        text.Config(tokenizer=tokenizers.BPETokenizer(vocab_size=vocab_size)),
         paragraphs(TEXT.read_text("utf-8"), TEXT.stat().st_size),
     )
     write(path, codec.tokenizer.to_str().encode())

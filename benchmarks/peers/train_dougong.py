@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.data import read_paragraphs
 from benchmarks.peers.text_job import Stopwatch, answer, read_job
+from dougong.data import tokenizers
 from dougong.fields import text
 
 
@@ -22,7 +23,7 @@ def main() -> None:
             yield row
 
     with measured():
-        codec = text.Codec.fit(text.Config(tokenizer=text.BPETokenizer(vocab_size=job.vocab_size)), rows())
+        codec = text.Codec.fit(text.Config(tokenizer=tokenizers.BPETokenizer(vocab_size=job.vocab_size)), rows())
     answer(measured, ["dougong", "tokenizers"], characters=read, vocab_size=codec.vocab_size)
 
 

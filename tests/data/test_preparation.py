@@ -10,7 +10,7 @@ import pytest
 
 from dougong.core.config import read
 from dougong.core.errors import DataError
-from dougong.data import preparation, prepare, quarantine
+from dougong.data import preparation, prepare, quarantine, tokenizers
 from dougong.data.prepare import Config, Prepared, Used
 from dougong.fields import category, number, text
 
@@ -31,7 +31,7 @@ def test_a_codec_that_wants_few_rows_sees_some_of_all_files(tmp_path: Path, monk
 
     def fit(config: text.Config, values: Any) -> text.Codec:
         seen.extend(values)
-        return text.Codec(config, text.TRAINERS["char"](config, iter(seen)))
+        return text.Codec(config, tokenizers.train(config.tokenizer, seen))
 
     monkeypatch.setattr(text.Codec, "fit", fit)
     monkeypatch.setattr(text.Codec, "SAMPLE_CHARACTERS", 2_000)

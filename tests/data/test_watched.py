@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dougong.core.errors import DataError
+from dougong.data import tokenizers
 from dougong.data.prepare import Used
 from dougong.data.watched import GONE, SourceFiles, State
 from dougong.fields import category, image, text
@@ -21,7 +22,7 @@ def table(tmp_path: Path) -> SourceFiles:
     for name in ("1.png", "2.png", "tokenizer.json"):
         (tmp_path / name).write_text(name)
     (tmp_path / "a.csv").write_text("photo,word,label\n" + "".join(f"{row}.png,x,a\n" for row in (1, 2, 3)))
-    kind = text.FileTokenizer(path=str(tmp_path / "tokenizer.json"))
+    kind = tokenizers.FileTokenizer(path=str(tmp_path / "tokenizer.json"))
     used = [
         Used("photo", image.Config(), False, image),
         Used("word", text.Config(tokenizer=kind), False, text),

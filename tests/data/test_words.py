@@ -8,13 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from dougong.data import words
+from dougong.data import tokenizers, words
 from dougong.data.columns import Ragged
 from dougong.data.words import GPT2_WORDS, WORD_PATTERNS, WORDS, Words, WordTokens, parts, ragged, word_pattern
 from dougong.fields import text
 
 CODEC = text.Codec.fit(
-    text.Config(tokenizer=text.BPETokenizer(vocab_size=300)),
+    text.Config(tokenizer=tokenizers.BPETokenizer(vocab_size=300)),
     ["to be or not to be", "春眠不覺曉", "12345", "it's a\n\nb"],
 )
 PIECES = ["a", "b", " ", "  ", "\t", "\n", "1", "234", "春", "。", "'s", "\u3000", "İ", "Σ", "\x1c", "\u00a0", "\u0085"]
@@ -77,7 +77,7 @@ def test_words_of_known_patterns_are_cut_as_the_whole_text_would_be(pattern: str
 
 @given(texts=TEXTS)
 def test_words_in_capitals_are_lowered(texts: list[str]) -> None:
-    config = text.Config(tokenizer=text.BPETokenizer(vocab_size=300), lowercase=True)
+    config = text.Config(tokenizer=tokenizers.BPETokenizer(vocab_size=300), lowercase=True)
     codec = text.Codec.fit(config, ["To be Or not TO be", "ÄÖÜ"])
     assert codec.words is not None
     assert encoded(texts, codec.words) == [[*ids, codec.end] for ids in codec.ids(texts)]
@@ -93,7 +93,7 @@ def test_tokenizers_that_cut_or_change_a_text_in_other_ways_are_left_to_themselv
     odd["words"] = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     odd["nothing"] = finished(GPT2_WORDS)
     odd["nothing"].pre_tokenizer = pre_tokenizers.Sequence([])
-    config = text.Config(tokenizer=text.UnigramTokenizer(vocab_size=300))
+    config = text.Config(tokenizer=tokenizers.UnigramTokenizer(vocab_size=300))
     odd["unigram"] = text.Codec.fit(config, ["to be or not to be"]).tokenizer
     assert {name: word_pattern(tokenizer) for name, tokenizer in odd.items()} == dict.fromkeys(odd)
 

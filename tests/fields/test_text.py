@@ -15,9 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dougong.core.config import read
 from dougong.core.errors import DataError, FieldError
+from dougong.data import tokenizers
 from dougong.data.columns import Ragged
+from dougong.data.tokenizers import END
 from dougong.fields import text
-from dougong.fields.text import END, Codec, Config, Encoder, Head, hashed_runs
+from dougong.fields.text import Codec, Config, Encoder, Head, hashed_runs
 from dougong.layers.losses import Loss
 from dougong.model import initialize
 from tests.clear_error import check_clear, clear_error
@@ -88,7 +90,7 @@ def test_training_twice_gives_the_same_tokenizer(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_encode_the_same_alone_and_among_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts are encoded in groups; where a group ends must not matter."""
-    monkeypatch.setattr(text, "GROUP_CHARACTERS", 100)
+    monkeypatch.setattr(tokenizers, "GROUP_CHARACTERS", 100)
     lines = ["x" * 60, "short", "y" * 600, *LINES]
     codec = CODECS[kind]
     tokens = codec.encode(lines)[0]["tokens"]
@@ -156,8 +158,8 @@ def test_a_column_without_any_text_is_refused_by_name(kind: str) -> None:
 
 
 def test_a_very_long_text_is_not_the_whole_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "SAMPLE_CHARACTERS", 1_500_000)
-    taken = list(text._sample(iter(["a" * 5_000_000, "b" * 400_000, None, "c" * 200_000, "never"])))
+    monkeypatch.setattr(tokenizers, "SAMPLE_CHARACTERS", 1_500_000)
+    taken = list(tokenizers.sample(iter(["a" * 5_000_000, "b" * 400_000, None, "c" * 200_000, "never"])))
     assert [(value[0], len(value)) for value in taken] == [("a", 1_000_000), ("b", 400_000), ("c", 200_000)]
 
 
@@ -344,8 +346,8 @@ def test_runs_of_a_written_text_tell_what_stands_before_and_nothing_of_what_come
 def test_a_tokenizer_learns_from_a_part_of_very_many_words_that_are_all_different(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(text, "TRAINING_WORDS", 300)
+    monkeypatch.setattr(tokenizers, "TRAINING_WORDS", 300)
     lines = [f"春眠{chr(0x4E00 + index)}{chr(0x5E00 + index)}" for index in range(1000)]  # no word occurs twice
-    codec = text.Codec.fit(text.Config(tokenizer=text.BPETokenizer(vocab_size=300)), lines)
+    codec = text.Codec.fit(text.Config(tokenizer=tokenizers.BPETokenizer(vocab_size=300)), lines)
     assert codec.vocab_size == 300
     assert len(codec.ids(["春眠"])[0]) == 1

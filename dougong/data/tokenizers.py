@@ -1,0 +1,242 @@
+"""Tokenizers: text -> tokens. Bytes, characters, BPE, unigram, or a finished tokenizer.json.
+
+Sources: byte-level BPE after Radford et al. 2019; unigram after Kudo 2018.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zlib import crc32
+
+from pydantic import Field
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from dougong.core.config import Count, config
+from dougong.core.errors import DataError, bad_field
+from dougong.data.words import CUT, WORDS, parts
+
+END = "<|end|>"  # closes every text; what a language model begins from
+UNKNOWN = "<|unknown|>"
+SAMPLE_CHARACTERS = 50_000_000  # a tokenizer is trained on at most so much text, whatever the size of the data
+TRAINING_WORDS = 2_000_000  # by whose counts
+GROUP_CHARACTERS = 500_000  # are encoded together
+
+
+@config
+class ByteTokenizer:
+    """Each byte of UTF-8 is a token: no training, nothing unknown, long sequences."""
+
+    kind: Literal["byte"] = "byte"
+
+
+@config
+class CharTokenizer:
+    """Each character is a token; those beyond the `vocab_size` most frequent are unknown."""
+
+    kind: Literal["char"] = "char"
+    vocab_size: Annotated[Count, Field(ge=3)] = 16_384
+
+
+@config
+class BPETokenizer:
+    """Byte-level byte-pair encoding: nothing is unknown."""
+
+    kind: Literal["bpe"] = "bpe"
+    vocab_size: Annotated[Count, Field(ge=260)] = 8192
+
+
+@config
+class UnigramTokenizer:
+    """A unigram language model over bytes: nothing is unknown."""
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: Annotated[Count, Field(ge=260)] = 8192
+
+
+@config
+class FileTokenizer:
+    """A finished `tokenizer.json`."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    end: str | None = None  # its end-of-text token; found by its usual names unless given
+
+
+TokenizerConfig = Annotated[
+    ByteTokenizer | CharTokenizer | BPETokenizer | UnigramTokenizer | FileTokenizer, Field(discriminator="kind")
+]
+
+
+def train(config: TokenizerConfig, texts: Iterable[str], *, lowercase: bool = False) -> Tokenizer:
+    """A tokenizer of the asked kind, trained on `texts` unless it needs none; with `lowercase` it lowers what it reads."""
+    return TRAINERS[config.kind](config, texts, lowercase)
+
+
+def _train_byte(config: ByteTokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate([END, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    return _byte_level(Tokenizer(models.BPE(vocab=vocabulary, merges=[])), lowercase)
+
+
+def _train_char(config: CharTokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    lower = normalizers.Lowercase().normalize_str  # not str.lower: the two disagree about the last sigma of a word
+    for text in texts:
+        counts.update(lower(text) if lowercase else text)
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[: config.vocab_size - 2]
+    vocabulary = {token: index for index, token in enumerate([END, UNKNOWN, *kept])}
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _finish(tokenizer, lowercase)
+
+
+def _train_bpe(config: BPETokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+    tokenizer = _byte_level(Tokenizer(models.BPE()), lowercase)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    _train_on_parts(tokenizer, texts, trainer)
+    return tokenizer
+
+
+def _train_unigram(config: UnigramTokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+    untrained = _byte_level(Tokenizer(models.Unigram()), lowercase)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte has a token: nothing can be unknown
+        show_progress=False,
+    )
+    _train_on_parts(untrained, texts, trainer)
+    learnt = json.loads(untrained.to_str())["model"]["vocab"]
+    # The trainer goes through a hash table, in another order each time: sums differ in their last digits, and the bytes
+    # that no text holds get the lowest scores, 0.0001 apart, in that order. Made the same here.
+    scores = {piece: round(score, 6) for piece, score in learnt if piece != END}
+    lowest = min(scores.values())
+    scores |= {piece: lowest for piece, score in scores.items() if len(piece) == 1 and score < lowest + 0.03}
+    vocabulary = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    return _byte_level(Tokenizer(models.Unigram([(END, 0.0), *vocabulary])), lowercase)
+
+
+def _train_on_parts(tokenizer: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer) -> None:
+    """Train on words that were counted here: by the library's own way they are cut anew wherever they occur.
+
+    Of very many all are counted, and each is given as often as its share of TRAINING_WORDS. A hash of the word decides on the last
+    one: where nearly all are different, as in Chinese, which has no spaces, an even part of them is given.
+    """
+    counted = parts(groups(texts, 8 * GROUP_CHARACTERS))
+    share = min(1.0, TRAINING_WORDS / max(counted.total(), 1))
+    often = ((word, int(count * share + crc32(word.encode()) / 2**32)) for word, count in sorted(counted.items()))
+    cutter = tokenizer.pre_tokenizer
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, behavior="removed"), byte_level])
+    tokenizer.train_from_iterator(_repeated(often), trainer)
+    tokenizer.pre_tokenizer = cutter
+
+
+def _repeated(often: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Every word as often as asked for, in texts of bounded size. (One that holds CUT is cut there.)"""
+    for word, count in often:
+        most = max(1, GROUP_CHARACTERS // len(word))
+        for start in range(0, count, most):
+            yield CUT.join([word] * min(most, count - start))
+
+
+def _open_file(config: FileTokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+    path = Path(config.path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad_field("tokenizer.path", str(path), "a tokenizer.json that can be read", str(error)) from None
+    return from_text(text, str(path))
+
+
+TRAINERS: dict[str, Callable[[Any, Iterable[str], bool], Tokenizer]] = {
+    "byte": _train_byte,
+    "char": _train_char,
+    "bpe": _train_bpe,
+    "unigram": _train_unigram,
+    "file": _open_file,
+}
+UNTRAINED = ("byte", "file")
+
+
+def _byte_level(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
+    """Text as bytes, cut into words first, so that no token spans two of them."""
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finish(tokenizer, lowercase)
+
+
+def _finish(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_special_tokens([END])
+    # A text that happens to hold "<|end|>" must not end there: special tokens are never found in the text of a user.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def from_text(text: str, source: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception for every kind of damage
+        raise DataError(
+            f"{source}: not a tokenizer.json ({error}). Fix: give the file that `tokenizers` saved."
+        ) from None
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # the length is the recipe's to say
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The token that stands for whatever a tokenizer does not know, if it has one."""
+    if isinstance(tokenizer.model, models.Unigram):
+        return json.loads(tokenizer.to_str())["model"]["unk_id"]
+    token = tokenizer.model.unk_token
+    return tokenizer.token_to_id(token) if token else None
+
+
+def end_token(config: TokenizerConfig, tokenizer: Tokenizer) -> str:
+    named = config.end if isinstance(config, FileTokenizer) else None
+    usual = [named] if named else [END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]"]
+    for token in usual:
+        if tokenizer.token_to_id(token) is not None:
+            return token
+    raise bad_field(
+        "tokenizer.end", named, "a token of the vocabulary", "write tokenizer: {kind: file, path: …, end: TOKEN}"
+    )
+
+
+def groups(texts: Iterable[str], characters: int | None = None) -> Iterator[list[str]]:
+    """Texts in groups of bounded size: while it is encoded a token takes a hundred bytes."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= (characters or GROUP_CHARACTERS):
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def sample(values: Iterable[str | None]) -> Iterator[str]:
+    """Texts up to SAMPLE_CHARACTERS; one longer than 1 M characters is cut, so that it cannot be the whole sample."""
+    taken = 0
+    for value in values:
+        if value:
+            yield value[:1_000_000]
+            taken += min(len(value), 1_000_000)
+            if taken >= SAMPLE_CHARACTERS:
+                return
