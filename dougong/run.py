@@ -18,7 +18,7 @@ from dougong.core import artefacts
 from dougong.core.artefacts import read_json, read_sealed, verify_folder, write_folder, write_json, write_sealed
 from dougong.core.errors import ArtefactError, DataError, Note, bad_field
 from dougong.core.tensors import load_tensors, save_tensors
-from dougong.data import cleaning, preparation, prepare
+from dougong.data import cleaning, preparation, prepare, tokenizers
 from dougong.data.columns import Columns
 from dougong.data.loader import Batch, collate
 from dougong.inference import generate
@@ -253,8 +253,9 @@ def finish(folder: Path, recipe: Recipe, model: Model, receipt: dict[str, Any]) 
         write_json(temporary / "config.json", run_folder.stamped(recipe))
         texts = [field for field in [*model.inputs, *model.outputs] if hasattr(field.codec, "tokenizer")]
         for field in texts:
-            name = "tokenizer.json" if len(texts) == 1 else f"tokenizer-{field.name}.json"
-            (temporary / name).write_text(field.codec.tokenizer.to_str(), encoding="utf-8")
+            ending, content = tokenizers.as_file(field.codec.tokenizer)
+            name = f"tokenizer{ending}" if len(texts) == 1 else f"tokenizer-{field.name}{ending}"
+            (temporary / name).write_bytes(content)
     write_sealed(folder / "receipt.json", receipt)
     run_folder.seal(folder)
     return Run(folder)

@@ -32,7 +32,14 @@ from dougong.data.watched import SourceFiles, own_files
 
 Paths = str | tuple[str, ...]
 
-PACKAGES = ("ftfy", "pillow", "py3langid", "pyarrow", "tokenizers")  # whose other version may read or cut otherwise
+PACKAGES = (
+    "ftfy",
+    "pillow",
+    "py3langid",
+    "pyarrow",
+    "sentencepiece",
+    "tokenizers",
+)  # whose other version may read or cut otherwise
 ABANDONED = 7 * 24 * 3600  # seconds after which a preparation that did not end will not be gone on with
 
 

@@ -1,6 +1,7 @@
-"""Tokenizers: text -> tokens. Bytes, characters, BPE, unigram, or a finished tokenizer.json.
+"""Tokenizers: text -> tokens. Bytes, characters, BPE, unigram, WordPiece, or the file of a finished one.
 
-Sources: byte-level BPE after Radford et al. 2019; unigram after Kudo 2018.
+Sources: byte-level BPE after Radford et al. 2019; unigram after Kudo 2018; WordPiece after Schuster & Nakajima 2012, of
+words as BERT cuts them (Devlin et al. 2019).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from dougong.core.config import Count, config
 from dougong.core.errors import DataError, bad_field
-from dougong.data.words import CUT, WORDS, parts
+from dougong.data.sentencepiece import SentencePiece
+from dougong.data.words import CUT, WORDS, parts, word_pattern
 
 END = "<|end|>"  # closes every text; what a language model begins from
 UNKNOWN = "<|unknown|>"
 SAMPLE_CHARACTERS = 50_000_000  # a tokenizer is trained on at most so much text, whatever the size of the data
 TRAINING_WORDS = 2_000_000  # by whose counts
+COVERAGE = 0.9995  # of the characters of a text WordPiece knows so many, as sentencepiece has it
 GROUP_CHARACTERS = 500_000  # are encoded together
 
 
@@ -58,8 +61,16 @@ class UnigramTokenizer:
 
 
 @config
+class WordPieceTokenizer:
+    """Words without the space between them, and `##` parts of words; a word with a character that is not known is unknown."""
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    vocab_size: Annotated[Count, Field(ge=260)] = 8192
+
+
+@config
 class FileTokenizer:
-    """A finished `tokenizer.json`."""
+    """A finished `tokenizer.json`, or a sentencepiece `.model`."""
 
     kind: Literal["file"] = "file"
     path: str
@@ -67,11 +78,13 @@ class FileTokenizer:
 
 
 TokenizerConfig = Annotated[
-    ByteTokenizer | CharTokenizer | BPETokenizer | UnigramTokenizer | FileTokenizer, Field(discriminator="kind")
+    ByteTokenizer | CharTokenizer | BPETokenizer | UnigramTokenizer | WordPieceTokenizer | FileTokenizer,
+    Field(discriminator="kind"),
 ]
+AnyTokenizer = Tokenizer | SentencePiece
 
 
-def train(config: TokenizerConfig, texts: Iterable[str], *, lowercase: bool = False) -> Tokenizer:
+def train(config: TokenizerConfig, texts: Iterable[str], *, lowercase: bool = False) -> AnyTokenizer:
     """A tokenizer of the asked kind, trained on `texts` unless it needs none; with `lowercase` it lowers what it reads."""
     return TRAINERS[config.kind](config, texts, lowercase)
 
@@ -123,20 +136,84 @@ def _train_unigram(config: UnigramTokenizer, texts: Iterable[str], lowercase: bo
     return _byte_level(Tokenizer(models.Unigram([(END, 0.0), *vocabulary])), lowercase)
 
 
-def _train_on_parts(tokenizer: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer) -> None:
-    """Train on words that were counted here: by the library's own way they are cut anew wherever they occur.
+def _train_wordpiece(config: WordPieceTokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    cutter = pre_tokenizers.BertPreTokenizer()  # at white space, which it drops, and on both sides of every mark
+    # Control characters away, spaces round each Chinese character; of lower case also without accents, as BERT reads it.
+    normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
+    )
+    counted = _bert_words(texts, normalizer, cutter)
+    known = _frequent_characters(counted, config.vocab_size - 2)
+    continued = sorted({f"##{character}" for word in counted for character in word[1:] if character in known})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        # Numbered here: the trainer goes through a hash table, and would number these in another order each time.
+        special_tokens=[END, UNKNOWN, *continued],
+        show_progress=False,
+    )
+    learnable = Counter({word: count for word, count in counted.items() if known.issuperset(word)})
+    _train_on_counts(tokenizer, learnable, trainer, pre_tokenizers.Split(CUT, behavior="removed"))
+    vocabulary = tokenizer.get_vocab()
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer, tokenizer.normalizer = cutter, normalizer
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    return _closed(tokenizer)
 
-    Of very many all are counted, and each is given as often as its share of TRAINING_WORDS. A hash of the word decides on the last
-    one: where nearly all are different, as in Chinese, which has no spaces, an even part of them is given.
+
+def _bert_words(
+    texts: Iterable[str], normalizer: normalizers.Normalizer, cutter: pre_tokenizers.PreTokenizer
+) -> Counter[str]:
+    """What BERT cuts texts into, and how often each occurs; what stands between spaces is cut once."""
+    chunks: Counter[str] = Counter()
+    for text in texts:
+        chunks.update(text.split())
+    counted: Counter[str] = Counter()
+    for chunk, count in chunks.items():
+        for word, _ in cutter.pre_tokenize_str(normalizer.normalize_str(chunk)):
+            counted[word] += count
+    return counted
+
+
+def _frequent_characters(words: Counter[str], most: int) -> set[str]:
+    """The most frequent characters, until they make up COVERAGE of all or fill `most` tokens, with their `##` forms."""
+    counted: Counter[str] = Counter()
+    inside: set[str] = set()
+    for word, count in words.items():
+        inside.update(word[1:])
+        for character in word:
+            counted[character] += count
+    kept: set[str] = set()
+    left, covered = most, 0
+    for character, count in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
+        left -= 1 + (character in inside)
+        if left < 0 or covered >= COVERAGE * counted.total():
+            break
+        kept.add(character)
+        covered += count
+    return kept
+
+
+def _train_on_parts(tokenizer: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer) -> None:
+    """Train on the bytes of words that were counted here: the library's own way cuts them anew wherever they occur."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    cutter = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, behavior="removed"), byte_level])
+    _train_on_counts(tokenizer, parts(groups(texts, 8 * GROUP_CHARACTERS)), trainer, cutter)
+
+
+def _train_on_counts(
+    tokenizer: Tokenizer, counted: Counter[str], trainer: trainers.Trainer, cutter: pre_tokenizers.PreTokenizer
+) -> None:
+    """Train on words, of which `cutter` gets many at once with CUT between them.
+
+    Of very many each is given as often as its share of TRAINING_WORDS. A hash of the word decides on the last one: where
+    nearly all are different, as in Chinese, which has no spaces, an even part of them is given.
     """
-    counted = parts(groups(texts, 8 * GROUP_CHARACTERS))
     share = min(1.0, TRAINING_WORDS / max(counted.total(), 1))
     often = ((word, int(count * share + crc32(word.encode()) / 2**32)) for word, count in sorted(counted.items()))
-    cutter = tokenizer.pre_tokenizer
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, behavior="removed"), byte_level])
+    before, tokenizer.pre_tokenizer = tokenizer.pre_tokenizer, cutter
     tokenizer.train_from_iterator(_repeated(often), trainer)
-    tokenizer.pre_tokenizer = cutter
+    tokenizer.pre_tokenizer = before
 
 
 def _repeated(often: Iterable[tuple[str, int]]) -> Iterator[str]:
@@ -147,20 +224,23 @@ def _repeated(often: Iterable[tuple[str, int]]) -> Iterator[str]:
             yield CUT.join([word] * min(most, count - start))
 
 
-def _open_file(config: FileTokenizer, texts: Iterable[str], lowercase: bool) -> Tokenizer:
+def _open_file(config: FileTokenizer, texts: Iterable[str], lowercase: bool) -> AnyTokenizer:
     path = Path(config.path)
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".model":
+            return SentencePiece(path.read_bytes(), str(path))
+        return _from_text(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise bad_field("tokenizer.path", str(path), "a tokenizer.json that can be read", str(error)) from None
-    return from_text(text, str(path))
+        expected = "a tokenizer.json, or a sentencepiece .model, that can be read"
+        raise bad_field("tokenizer.path", str(path), expected, str(error)) from None
 
 
-TRAINERS: dict[str, Callable[[Any, Iterable[str], bool], Tokenizer]] = {
+TRAINERS: dict[str, Callable[[Any, Iterable[str], bool], AnyTokenizer]] = {
     "byte": _train_byte,
     "char": _train_char,
     "bpe": _train_bpe,
     "unigram": _train_unigram,
+    "wordpiece": _train_wordpiece,
     "file": _open_file,
 }
 UNTRAINED = ("byte", "file")
@@ -179,13 +259,34 @@ def _byte_level(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
 def _finish(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
+    return _closed(tokenizer)
+
+
+def _closed(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.add_special_tokens([END])
     # A text that happens to hold "<|end|>" must not end there: special tokens are never found in the text of a user.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
-def from_text(text: str, source: str) -> Tokenizer:
+def to_json(tokenizer: AnyTokenizer) -> dict[str, Any]:
+    return json.loads(tokenizer.to_str())
+
+
+def from_json(saved: dict[str, Any], source: str) -> AnyTokenizer:
+    if "sentencepiece" in saved:
+        return SentencePiece.from_saved(saved, source)
+    return _from_text(json.dumps(saved, ensure_ascii=False), source)
+
+
+def as_file(tokenizer: AnyTokenizer) -> tuple[str, bytes]:
+    """What other programs read it from: the ending of the file's name, and its contents."""
+    if isinstance(tokenizer, SentencePiece):
+        return ".model", tokenizer.model
+    return ".json", tokenizer.to_str().encode()
+
+
+def _from_text(text: str, source: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception for every kind of damage
@@ -198,15 +299,40 @@ def from_text(text: str, source: str) -> Tokenizer:
     return tokenizer
 
 
-def unknown_token(tokenizer: Tokenizer) -> int | None:
+def unknown_token(tokenizer: AnyTokenizer) -> int | None:
     """The token that stands for whatever a tokenizer does not know, if it has one."""
+    if isinstance(tokenizer, SentencePiece):
+        return tokenizer.unknown
     if isinstance(tokenizer.model, models.Unigram):
         return json.loads(tokenizer.to_str())["model"]["unk_id"]
     token = tokenizer.model.unk_token
     return tokenizer.token_to_id(token) if token else None
 
 
-def end_token(config: TokenizerConfig, tokenizer: Tokenizer) -> str:
+def known_pattern(config: TokenizerConfig, tokenizer: AnyTokenizer) -> str | None:
+    """The pattern by which a text is cut into words, if nothing is lost there, and no token spans two of them."""
+    if config.kind == "file":
+        return word_pattern(tokenizer) if isinstance(tokenizer, Tokenizer) else None
+    return WORDS if config.kind in ("byte", "bpe", "unigram") else None
+
+
+def spaces_put(tokenizer: AnyTokenizer, decoded: str) -> int:
+    """How many spaces of a decoded text its tokens do not tell of: WordPiece puts one between any two words, also in `it ' s`.
+
+    Known to have been there are those without which two words would be one.
+    """
+    if isinstance(tokenizer, SentencePiece) or not isinstance(tokenizer.decoder, decoders.WordPiece):
+        return 0
+    joined = decoded.replace(" ", "")
+    return len(decoded) - len(joined) - (_words_in(tokenizer, decoded) - _words_in(tokenizer, joined))
+
+
+def _words_in(tokenizer: Tokenizer, text: str) -> int:
+    normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(normal)) if tokenizer.pre_tokenizer else 1
+
+
+def end_token(config: TokenizerConfig, tokenizer: AnyTokenizer) -> str:
     named = config.end if isinstance(config, FileTokenizer) else None
     usual = [named] if named else [END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]"]
     for token in usual:

@@ -7,7 +7,6 @@ Sources: tied embeddings after Press & Wolf 2017.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -26,8 +25,8 @@ from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data import tokenizers
 from dougong.data.columns import Columns, Ragged
-from dougong.data.tokenizers import BPETokenizer, CharTokenizer, FileTokenizer, TokenizerConfig
-from dougong.data.words import GPT2_WORDS, WORDS, Words, WordTokens, ragged, word_pattern, word_places
+from dougong.data.tokenizers import AnyTokenizer, BPETokenizer, CharTokenizer, FileTokenizer, TokenizerConfig
+from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
@@ -87,17 +86,20 @@ class Codec:
     SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all that hold so many characters
     SAMPLE_CHARACTERS = tokenizers.SAMPLE_CHARACTERS
 
-    def __init__(self, config: Config, tokenizer: Tokenizer):
+    def __init__(self, config: Config, tokenizer: AnyTokenizer):
         self.config, self.tokenizer = config, tokenizer
         vocabulary = tokenizer.get_vocab()
         self.vocab_size = max(vocabulary.values()) + 1  # a tokenizer.json may leave out ids
         self.end = vocabulary[tokenizers.end_token(config.tokenizer, tokenizer)]
         self.unknown = tokenizers.unknown_token(tokenizer)
-        # A finished tokenizer may drop spaces, accents, capitals: what it keeps is seen only when it is decoded.
+        # A tokenizer may drop spaces, accents, capitals: what it keeps is seen only when it is decoded.
         kind = config.tokenizer.kind
-        self.pattern = word_pattern(tokenizer) if kind == "file" else None if kind == "char" else WORDS
-        self.lossy = config.lowercase or (kind == "file" and self.pattern is None)
+        self.pattern = tokenizers.known_pattern(config.tokenizer, tokenizer)
+        self.lossy = config.lowercase or kind == "wordpiece" or (kind == "file" and self.pattern is None)
         self.dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
+        if config.words and not isinstance(tokenizer, Tokenizer):
+            expected = "one that tells where its tokens stand, for the output that names this text's words"
+            raise bad_field("text.tokenizer", getattr(config.tokenizer, "path", kind), expected, "use kind: bpe")
 
     @staticmethod
     def parse(value: object, config: Config | None = None) -> str | None:
@@ -127,13 +129,14 @@ class Codec:
         for index in range(len(texts)) if self.lossy or self.unknown is not None else ():
             row = tokens.row(index)
             if self.lossy or self.unknown in row:
-                size[index] = min(size[index], self.size(row))  # decoding puts spaces where there were none
+                size[index] = min(size[index], self.size(row))  # ㍿ may have become 株式会社
         words = {"words": self.word_tokens(texts)} if self.config.words else {}
         return {"tokens": tokens, "bytes": size, **words}, counts
 
     def word_tokens(self, texts: list[str]) -> Ragged:
         """The place of the first token of each word (one that holds a part of the word before it, if there is no other)."""
         rows = []
+        assert isinstance(self.tokenizer, Tokenizer)
         for text, encoding in zip(texts, self.tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
             ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)  # in characters, rising
             rows.append(np.searchsorted(ends, word_places(text), side="right").astype(np.int32))
@@ -145,7 +148,15 @@ class Codec:
         return Ragged.of([np.array([*ids, self.end], dtype=self.dtype) for ids in self.ids(texts)], self.dtype)
 
     def ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        found = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [ids if self.end not in ids else self.unended(ids) for ids in found]
+
+    def unended(self, ids: list[int]) -> list[int]:
+        """What a finished tokenizer took for its end token stood in a text, and is spelled out: it must not end there."""
+        token = self.tokenizer.id_to_token(self.end) or ""
+        halves = self.tokenizer.encode_batch_fast([token[:1], token[1:]], add_special_tokens=False)
+        spelled = [index for half in halves for index in half.ids if index != self.end]
+        return list(chain.from_iterable(spelled if index == self.end else [index] for index in ids))
 
     def tokens(self, texts: list[str]) -> Ragged:
         return ragged(self.ids(texts), self.dtype)
@@ -155,6 +166,7 @@ class Codec:
         """For the tokenizers that cut a text into words first, and those into bytes."""
         if self.pattern is None:
             return None
+        assert isinstance(self.tokenizer, Tokenizer)
         lowercase, dtype = self.config.lowercase, self.dtype
         tokens = WordTokens(self.tokenizer, self.pattern, self.tokens, dtype, lowercase=lowercase)
         return Words(tokens, self.end, dtype, blank_lines=self.pattern != GPT2_WORDS)
@@ -170,18 +182,19 @@ class Codec:
 
     def size(self, tokens: np.ndarray) -> int:
         """Bytes of UTF-8 that some ids stand for: none for an unknown token, nor for a character that is cut through."""
-        return len(self.text(tokens[tokens != self.unknown]).rstrip("\ufffd").encode())
+        text = self.text(tokens[tokens != self.unknown]).rstrip("\ufffd")
+        return len(text.encode()) - tokenizers.spaces_put(self.tokenizer, text)
 
     def limits(self) -> dict[str, int]:
         """How much of each ragged column a batch takes."""
         return {"tokens": self.config.max_length}
 
     def to_json(self) -> dict[str, Any]:
-        return {"tokenizer": json.loads(self.tokenizer.to_str())}
+        return {"tokenizer": tokenizers.to_json(self.tokenizer)}
 
     @classmethod
     def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
-        return cls(config, tokenizers.from_text(json.dumps(saved["tokenizer"], ensure_ascii=False), "fields"))
+        return cls(config, tokenizers.from_json(saved["tokenizer"], "fields"))
 
 
 class Encoder(nn.Module):

@@ -89,7 +89,7 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             expected = "whole characters (half of a surrogate pair stands alone)"
             raise bad_field(f"prompts[{index}]", prompt, expected, "read the text as UTF-8, or leave that half out")
-        known = codec.tokenizer.encode(prompt, add_special_tokens=False).ids
+        known = codec.ids([prompt])[0]
         # One after the other: in a batch sums come out a last digit differently, and a text would depend on the others.
         written = write(model, rows[index] if rows else {}, [[codec.end, *known]], config, first=index)
         results.append(codec.text(written[0]))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import dougong
 from dougong.core.errors import DataError
+from dougong.data import tokenizers
 from dougong.data.loader import collate
 from dougong.data.words import word_places
 from dougong.fields import tags, text
@@ -121,7 +122,7 @@ def codec_of(kind: str) -> text.Codec:
         sample = ["a Bc 12 . é e\u0301 春 眠 🙂 \u00a0 \u3000 \t \n", "Bc 12a 春眠 a.a"]
         size = {} if kind == "byte" else {"vocab_size": 300}
         tokenizer: Any = {
-            "byte": text.ByteTokenizer, "char": text.CharTokenizer, "bpe": text.BPETokenizer, "unigram": text.UnigramTokenizer,
+            "byte": tokenizers.ByteTokenizer, "char": tokenizers.CharTokenizer, "bpe": tokenizers.BPETokenizer, "unigram": tokenizers.UnigramTokenizer,
         }[kind](**size)  # fmt: skip
         CODECS[kind] = text.Codec.fit(text.Config(tokenizer=tokenizer, words=True), sample)
     return CODECS[kind]
