@@ -22,7 +22,7 @@ from dougong.data.columns import Column, Columns, Ragged
 from dougong.evaluation.measure import KIND, read_predictions
 from dougong.fields import Field, metrics_of
 from dougong.metrics.intervals import SUMS_BYTES, Accumulator, Estimate, estimate, interval
-from dougong.metrics.metric import Metric
+from dougong.metrics.metric import Metric, RankMetric
 from dougong.run import Run
 
 Batch = tuple[np.ndarray, Columns, Columns]
@@ -226,14 +226,15 @@ def _measure(name: str, batches: Iterable[Batch], metric: Metric, replicates: in
         accumulator = Accumulator([metric], min(block, replicates - first), seed, first)
         for row_ids, prediction, target in groups:
             accumulator.update(row_ids, prediction, target)
-        sums = accumulator.sums[metric.name]
-        values.append(metric.value(sums)[1 if first else 0 :])
-        counted = metric.counted(sums[0], accumulator.rows)
+        values.append(accumulator.values(metric.name)[1 if first else 0 :])
+        counted = accumulator.counted(metric.name)
     return _Measured(np.concatenate(values), counted, ids)
 
 
 def _block(metric: Metric, batch: Batch) -> int:
-    """How many replicates' sums fit into memory beside the plain ones."""
+    """How many replicates' sums fit into memory beside the plain ones. A metric of ranks has none."""
+    if isinstance(metric, RankMetric):
+        return REPLICATES
     plain = Accumulator([metric], replicates=0)
     plain.update(*batch)
     return max(1, SUMS_BYTES // plain.sums[metric.name].nbytes - 1)

@@ -29,7 +29,7 @@ from dougong.layers.features import Features
 from dougong.layers.losses import Loss, huber_sum, mae_sum, mse_sum
 from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.metric import Metric
-from dougong.metrics.regression import MAE, MSE, R2, RMSE
+from dougong.metrics.regression import MAE, MSE, R2, RMSE, Pearson, Spearman
 
 AT_ONCE = 1 << 16  # values in memory
 SAMPLE = 100_000  # values kept for quantiles, each of all as likely
@@ -221,4 +221,5 @@ class Head(nn.Module):
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
-    return [R2(shift=float(np.median(codec.quantiles))), RMSE(), MAE(), MSE()]
+    shift = float(np.median(codec.quantiles))
+    return [R2(shift), RMSE(), MAE(), MSE(), Pearson(shift), Spearman()]

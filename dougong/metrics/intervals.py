@@ -11,7 +11,7 @@ of processes, and two models evaluated on the same rows get the same weights (se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from dougong.core.errors import bad_field
 from dougong.data.columns import Columns, Ragged
-from dougong.metrics.metric import Metric
+from dougong.metrics.metric import MOST_RANKED, Metric, RankMetric
 
 LEVEL = 0.95
 SUMS_BYTES = 32 << 20  # most memory for the sums of one metric; replicates are fewer where its statistics are many
@@ -62,6 +62,7 @@ class Accumulator:
             raise bad_field("metrics", [metric.name for metric in metrics], "each name once", "remove one of the two")
         self.replicates, self.seed, self.first, self.rows = replicates, seed, first, 0
         self.sums: dict[str, np.ndarray] = {}  # (1 + R, K) of each metric; row 0 has weight 1 everywhere
+        self.kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of a metric of ranks: ids (M,), statistics (M, K)
 
     def update(self, row_ids: np.ndarray, prediction: Columns, target: Columns) -> None:
         """Add rows: their ids (N,) int64, what the model predicts for them, and what is right."""
@@ -74,12 +75,22 @@ class Accumulator:
         weights = np.ones((1 + self.replicates, len(row_ids)))  # (1 + R, N)
         weights[1:] = poisson_weights(row_ids, self.replicates, self.seed, self.first).T
         for name, metric in self.metrics.items():
+            if isinstance(metric, RankMetric):
+                self._keep(name, row_ids, metric.statistics(prediction, target))
+                continue
             if name not in self.sums:
                 size = metric.statistics(_rows(prediction, 0, 1), _rows(target, 0, 1)).shape[1]  # K
                 kept = max(1, min(1 + self.replicates, SUMS_BYTES // (8 * size)))
                 self.sums[name] = np.zeros((kept, size))
             metric.accumulate(prediction, target, weights[: len(self.sums[name])], self.sums[name])
         self.rows += len(row_ids)
+
+    def _keep(self, name: str, row_ids: np.ndarray, statistics: np.ndarray) -> None:
+        known = ~np.isnan(statistics).all(axis=1)
+        ids, rows = row_ids[known], statistics[known]
+        if name in self.kept:
+            ids, rows = (np.concatenate(pair) for pair in zip(self.kept[name], (ids, rows), strict=True))
+        self.kept[name] = (ids, rows) if len(ids) <= 2 * MOST_RANKED else sample(ids, rows)
 
     def merge(self, other: Accumulator) -> None:
         """Add what another accumulator (of another process, say) has seen of other rows."""
@@ -91,17 +102,51 @@ class Accumulator:
             raise bad_field("other", theirs, f"the same metrics, replicates and seed: {mine}", "make both alike")
         for name, sums in other.sums.items():
             self.sums[name] = self.sums[name] + sums if name in self.sums else sums.copy()
+        for name, (ids, rows) in other.kept.items():
+            self._keep(name, ids, rows)
         self.rows += other.rows
 
     def results(self) -> dict[str, Estimate]:
         """The value of every metric with its interval; nan before the first row."""
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
         return {
-            name: estimate(metric, metric.value(sums), metric.counted(sums[0], self.rows))
-            if (sums := self.sums.get(name)) is not None
-            else nothing
+            name: estimate(metric, self.values(name), self.counted(name)) if self.rows else nothing
             for name, metric in self.metrics.items()
         }
+
+    def values(self, name: str) -> np.ndarray:  # -> (1 + R,)
+        """The value of a metric, and of each replicate: fewer than asked for where its sums are many."""
+        metric = self.metrics[name]
+        if isinstance(metric, RankMetric):
+            ids, rows = sample(*self.kept[name])
+            return metric.values(rows, self._weights(ids))
+        return metric.value(self.sums[name])
+
+    def counted(self, name: str) -> int:
+        """How many rows the value of a metric speaks about."""
+        metric = self.metrics[name]
+        if isinstance(metric, RankMetric):
+            return min(MOST_RANKED, len(self.kept[name][0]))
+        return metric.counted(self.sums[name][0], self.rows)
+
+    def _weights(self, row_ids: np.ndarray) -> Iterator[np.ndarray]:
+        """Weights of the rows as `_add` gives them, a block of replicates (R', N) at a time."""
+        yield np.ones((1, len(row_ids)))
+        block = max(1, WEIGHTS // max(1, len(row_ids)))
+        for start in range(0, self.replicates, block):
+            count = min(block, self.replicates - start)
+            yield poisson_weights(row_ids, count, self.seed, self.first + start).T.astype(np.float64)
+
+
+def sample(row_ids: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most MOST_RANKED rows, those with the lowest hash of their id, in the order of the ids."""
+    if len(row_ids) > MOST_RANKED:
+        with np.errstate(over="ignore"):
+            hashes = _mix(row_ids.astype(np.int64).view(np.uint64) * _GOLDEN)
+        lowest = np.argpartition(hashes, MOST_RANKED)[:MOST_RANKED]
+        row_ids, rows = row_ids[lowest], rows[lowest]
+    order = np.argsort(row_ids)
+    return row_ids[order], rows[order]
 
 
 def estimate(metric: Metric, values: np.ndarray, rows: int) -> Estimate:

@@ -2,7 +2,7 @@
 
 Everything follows from that one shape: streaming in constant memory (add the sums), 95 % intervals (sums under the
 random weights of a Poisson bootstrap), paired comparison of two runs (the same weights for both), and merging over
-ranks (add the sums once more).
+ranks (add the sums once more). What no sum can tell (ranks) is computed from a bounded sample of rows: `RankMetric`.
 """
 
 # N rows, K statistics, R sets of weights, J cells that one row adds to
@@ -10,12 +10,14 @@ ranks (add the sums once more).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import numpy as np
 
 from dougong.data.columns import Columns
 
 BLOCK = 1 << 21  # weighted entries held at once: 16 MB
+MOST_RANKED = 100_000  # rows kept for a metric of ranks
 
 
 class Metric(ABC):
@@ -80,6 +82,25 @@ class CellMetric(Metric):
             weighted = weights[:, order // cells.shape[1]] * amounts.ravel()[order]  # (R, block)
             sums[:, cell[starts]] += np.add.reduceat(weighted, starts, axis=1)
         return sums
+
+
+class RankMetric(Metric):
+    """A metric that compares rows with each other: the statistics themselves are kept, and weighted at the end.
+
+    Exact for up to MOST_RANKED rows. Of more, as many are kept, each as likely, and the value is that of these; `Estimate.rows`
+    and the interval speak of them too. Which rows are kept is a hash of their ids: the same of two runs, in any order.
+    """
+
+    @abstractmethod
+    def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
+        """(N, K) float64: what is kept of each row; nan in all K where there is no target, and the row is left out."""
+
+    @abstractmethod
+    def values(self, kept: np.ndarray, weights: Iterable[np.ndarray]) -> np.ndarray:
+        """Statistics of the rows kept (N, K), and weights in blocks (R', N) each -> (R,) values of all blocks."""
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        raise TypeError(f"{self.name}: sums over rows know nothing of ranks; call values(rows, weights)")
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

@@ -3,14 +3,16 @@
 Rows whose target is nan (missing) are left out; `Estimate.rows` says how many remained.
 """
 
-# N rows
+# N rows, R sets of weights, G groups of equal values
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
 from dougong.data.columns import Columns
-from dougong.metrics.metric import Metric, ratio
+from dougong.metrics.metric import Metric, RankMetric, ratio
 
 
 class _MeanOfErrors(Metric):
@@ -77,12 +79,87 @@ class R2(Metric):
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         error, total, squares, rows = np.moveaxis(sums, -1, 0)
-        spread = squares - total * ratio(total, rows)
-        spread = np.where(spread > 1e-12 * squares, spread, 0.0)  # what rounding leaves of a constant target
-        return np.where(rows > 1, 1 - ratio(error, spread), np.nan)
+        return np.where(rows > 1, 1 - ratio(error, _spread(squares, total, rows)), np.nan)
 
     def counted(self, sums: np.ndarray, rows: int) -> int:
         return int(sums[3])
+
+
+class Pearson(Metric):
+    """Correlation of predictions and targets (Pearson 1895); nan for fewer than two rows, or where either is constant.
+
+    `shift`: a constant near the mean of the target, as `R2` takes it, and for its reason.
+    """
+
+    name = "pearson"
+
+    def __init__(self, shift: float = 0.0):
+        self.shift = shift
+
+    def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
+        actual, known = _target(target)
+        predicted = np.where(known, np.asarray(prediction["value"], dtype=np.float64) - self.shift, 0.0)
+        actual = np.where(known, actual - self.shift, 0.0)
+        squares = [np.square(predicted), np.square(actual), predicted * actual]
+        return np.stack([predicted, actual, *squares, known], axis=1)  # (N, 6)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        predicted, actual, predicted_squares, actual_squares, products, rows = np.moveaxis(sums, -1, 0)
+        together = products - predicted * ratio(actual, rows)
+        spreads = _spread(predicted_squares, predicted, rows) * _spread(actual_squares, actual, rows)
+        return ratio(together, np.sqrt(spreads)).clip(-1, 1)
+
+    def counted(self, sums: np.ndarray, rows: int) -> int:
+        return int(sums[5])
+
+
+class Spearman(RankMetric):
+    """Correlation of the ranks of predictions and targets (Spearman 1904); equal values share the mean of their ranks.
+
+    nan for fewer than two rows, or where either is constant.
+    """
+
+    name = "spearman"
+
+    def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
+        actual, known = _target(target)
+        predicted = np.asarray(prediction["value"], dtype=np.float64)
+        return np.stack([np.where(known, predicted, np.nan), actual], axis=1)  # (N, 2)
+
+    def values(self, kept: np.ndarray, weights: Iterable[np.ndarray]) -> np.ndarray:
+        if len(kept) < 2 or np.isnan(kept).any():
+            return np.concatenate([np.full(len(block), np.nan) for block in weights])
+        ranks = [_Ranks(column) for column in kept.T]
+        return np.concatenate([_correlation(block, *(rank(block) for rank in ranks)) for block in weights])
+
+
+class _Ranks:
+    """Ranks of fixed values (N,) under changing weights: sorted once."""
+
+    def __init__(self, values: np.ndarray):
+        _, self.group = np.unique(values, return_inverse=True)  # (N,) which of the G distinct values
+        self.order = np.argsort(self.group, kind="stable")
+        ordered = self.group[self.order]
+        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # (G,)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """(R, N) weights -> (R, N) ranks, less their mean: a row of weight 2 stands there twice."""
+        size = np.add.reduceat(weights[:, self.order], self.starts, axis=1)  # (R, G)
+        middle = np.cumsum(size, axis=1) - size / 2
+        return (middle - size.sum(axis=1, keepdims=True) / 2)[:, self.group]
+
+
+def _correlation(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of values of weighted mean 0, (R, N) each -> (R,)."""
+    weighted = weights * first
+    spreads = (weighted * first).sum(axis=1) * (weights * second * second).sum(axis=1)
+    return ratio((weighted * second).sum(axis=1), np.sqrt(spreads)).clip(-1, 1)
+
+
+def _spread(squares: np.ndarray, total: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The sum of squares about the mean, from the plain one and the sum."""
+    spread = squares - total * ratio(total, rows)
+    return np.where(spread > 1e-12 * squares, spread, 0.0)  # 0: what rounding leaves of a constant
 
 
 def _target(target: Columns) -> tuple[np.ndarray, np.ndarray]:

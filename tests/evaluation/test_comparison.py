@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr
 
 from dougong.core.errors import DataError, FieldError
 from dougong.evaluation import comparison
 from dougong.evaluation.comparison import compare_estimates, holm
 from dougong.metrics.classification import AUC, Accuracy
-from dougong.metrics.regression import RMSE
+from dougong.metrics.regression import RMSE, Spearman
 
 
 def run(right: np.ndarray, size: int = 64, order: np.ndarray | None = None, ids: np.ndarray | None = None):
@@ -198,3 +198,19 @@ def test_text_and_json_say_the_same():
     assert lines[1].startswith("  b  0.")
     assert lines[2].startswith("  a  0.")
     assert lines[3] == found.pairs[0].verdict
+
+
+def test_a_metric_of_ranks_is_compared_as_any_other():
+    rng = np.random.default_rng(0)
+    actual = rng.normal(size=300)
+    runs = {
+        name: [(np.arange(300), {"value": actual + noise * rng.normal(size=300)}, {"value": actual})]
+        for name, noise in (("near", 0.3), ("far", 2.0))
+    }
+    found = compare_estimates(runs, Spearman(), replicates=400)
+    (pair,) = found.pairs
+    values = {name: spearmanr(batches[0][1]["value"], actual).statistic for name, batches in runs.items()}
+    assert pair.difference == pytest.approx(values["far"] - values["near"])
+    assert pair.low < pair.difference < pair.high < 0
+    assert pair.verdict.startswith("near is better than far by ")
+    assert found.estimates["near"].rows == 300

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn import metrics as reference
 
 import dougong
@@ -18,7 +19,7 @@ from dougong.data.columns import Ragged
 from dougong.data.loader import POOL
 from dougong.evaluation import measure
 from dougong.evaluation.measure import Kept, Measured, read_measured, read_predictions
-from dougong.metrics.intervals import Estimate
+from dougong.metrics.intervals import Accumulator, Estimate
 from tests.small_runs import home, recipe_of, run
 
 SORTS = ["reviews", "prices", "tags", "poems", "replies"]
@@ -67,6 +68,8 @@ def test_a_number_is_measured_in_the_unit_of_the_data():
     assert value["price.mae"] == pytest.approx(reference.mean_absolute_error(actual, said["value"]), rel=1e-5)
     assert value["price.rmse"] == pytest.approx(reference.root_mean_squared_error(actual, said["value"]), rel=1e-5)
     assert value["price.r2"] == pytest.approx(reference.r2_score(actual, said["value"]), rel=1e-5)
+    assert value["price.pearson"] == pytest.approx(stats.pearsonr(said["value"], actual).statistic, rel=1e-4)
+    assert value["price.spearman"] == pytest.approx(stats.spearmanr(said["value"], actual).statistic, rel=1e-3)
 
 
 def test_labels_are_measured_at_the_threshold_of_their_field():
@@ -118,10 +121,12 @@ def test_what_is_kept_gives_the_same_metrics_again(name: str, tmp_path: Path):
     found = measured(name, keep=tmp_path)
     output = run(name).outputs[0]
     batches = read_predictions(tmp_path, output)
-    for metric in output.type.METRICS(output.config, output.codec):
-        sums = sum(metric.statistics(prediction, target).sum(axis=0) for _, prediction, target in batches)
-        expected = found.metrics[f"{output.name}.{metric.name}"].value
-        assert float(metric.value(np.asarray(sums))) == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    again = Accumulator(output.type.METRICS(output.config, output.codec), replicates=0)
+    for batch in batches:
+        again.update(*batch)
+    for metric, estimate in again.results().items():
+        expected = found.metrics[f"{output.name}.{metric}"].value
+        assert estimate.value == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
 def test_what_is_not_padded_is_kept_in_bounded_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

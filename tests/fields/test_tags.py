@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import dougong
 from dougong.core.errors import DataError
-from dougong.data import tokenizers
 from dougong.data.loader import collate
+from dougong.data.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, UnigramTokenizer
 from dougong.data.words import word_places
 from dougong.fields import tags, text
 from dougong.layers.features import Features
@@ -121,9 +121,13 @@ def codec_of(kind: str) -> text.Codec:
     if kind not in CODECS:
         sample = ["a Bc 12 . é e\u0301 春 眠 🙂 \u00a0 \u3000 \t \n", "Bc 12a 春眠 a.a"]
         size = {} if kind == "byte" else {"vocab_size": 300}
-        tokenizer: Any = {
-            "byte": tokenizers.ByteTokenizer, "char": tokenizers.CharTokenizer, "bpe": tokenizers.BPETokenizer, "unigram": tokenizers.UnigramTokenizer,
-        }[kind](**size)  # fmt: skip
+        made: dict[str, Any] = {
+            "byte": ByteTokenizer,
+            "char": CharTokenizer,
+            "bpe": BPETokenizer,
+            "unigram": UnigramTokenizer,
+        }
+        tokenizer = made[kind](**size)
         CODECS[kind] = text.Codec.fit(text.Config(tokenizer=tokenizer, words=True), sample)
     return CODECS[kind]
 
