@@ -23,7 +23,7 @@ from dougong.data import prepare as preparation
 from dougong.data import sources
 from dougong.data.report import DataReport
 from dougong.data.rows import SPLITS, beside
-from dougong.evaluation import comparison, measure, summary
+from dougong.evaluation import comparison, measure, settling, summary
 from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
 from dougong.fields import metrics_of
@@ -68,6 +68,7 @@ def check(recipe: Source, *, overrides: Sequence[str] = ()) -> DataReport:
     report = preparation.inspect(loaded.data, assembly.used_fields(loaded))
     if not report.kept["validation"]:
         check_needs_no_validation(loaded.train)
+        settling.check_needs_no_rows(loaded.outputs)
     return report
 
 
@@ -114,12 +115,14 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     inputs, outputs = assembly.fitted(recipe, prepared)
     for output in outputs:
         metrics_of(output, answers=bool(inputs))  # a package that one needs is missed now, and not after hours
+    held_out = prepared.split("validation")
+    if not held_out.rows:
+        settling.check_needs_no_rows(recipe.outputs)
     run_folder.begin(folder, recipe, prepared, inputs, outputs)
     model = assembly.build(recipe, inputs, outputs)
     loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)
     say(summary.headline(recipe, model, prepared, loader))
     weights = {field.name: field.config.weight for field in outputs}
-    held_out = prepared.split("validation")
     plan = assembly.plan_of(recipe, held_out, inputs, outputs, brief=True) if held_out.rows else None
     autocast = autocast_for(recipe.train, next(model.parameters()).device, model)
     fitted = fit(
@@ -134,8 +137,11 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     )
     if fitted.stopped:
         raise Stopped(fitted.stopped, fitted.progress.step)
+    settled = settling.settle(model, assembly.plan_of(recipe, held_out, inputs, outputs), autocast) if plan else {}
     changes = run_folder.read_changes(folder)
-    receipt = run_folder.make_receipt(recipe, prepared, parent=None, progress=fitted.progress, changes=changes)
+    receipt = run_folder.make_receipt(
+        recipe, prepared, parent=None, progress=fitted.progress, changes=changes, settled=settled
+    )
     return runs.finish(folder, recipe, model, receipt)
 
 

@@ -203,8 +203,9 @@ def make_receipt(
     parent: str | None,
     progress: Progress,
     changes: Sequence[Mapping[str, Any]] = (),
+    settled: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Where a run came from: data, code, versions, seed, machine, time."""
+    """Where a run came from: data, code, versions, seed, machine, time; and what was `settled` after its training."""
     device = pick_device(recipe.train.device)
     return {
         "name": recipe.name,
@@ -232,7 +233,7 @@ def make_receipt(
             "refused_checkpoints": list(progress.refused),
         },
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    } | ({"settled": dict(settled)} if settled else {})
 
 
 def code_hash() -> str:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from dougong.data.loader import Plan, WindowPlan
 from dougong.data.shards import read_shard, write_shard
 from dougong.fields import Field, metrics_of
 from dougong.inference.predict import Autocast, losses, predictions
-from dougong.metrics.classification import CalibrationError, Confusion
+from dougong.metrics.classification import F1, CalibrationError, Confusion, LabelsF1
 from dougong.metrics.intervals import Accumulator, Estimate
 from dougong.metrics.metric import Metric
 from dougong.metrics.writing import SacreBLEU
 from dougong.model import Model
 
 KIND = "evaluation"
+MOST_CLASSES = 10_000  # that are told one by one
 PART_ROWS, PART_BYTES = 50_000, 32 << 20  # of predictions kept in memory before they are written
 
 
@@ -36,7 +38,7 @@ class Measured:
     rows: int
     metrics: dict[str, Estimate]
     losses: dict[str, float]  # of each output, as training counts it
-    details: dict[str, dict[str, Any]] = field(default_factory=dict)  # output -> confusion matrix, calibration curve
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)  # output -> classes, confusion matrix, …
 
     def to_json(self) -> dict[str, Any]:
         """As `evaluate --json` gives it. A metric that speaks of fewer rows than there are says of how many."""
@@ -89,16 +91,23 @@ def measure(
         for name, accumulator in accumulators.items()
         for key, value in accumulator.results().items()
     }
-    details = {name: _details(metrics[name], accumulator) for name, accumulator in accumulators.items()}
+    details = {
+        out.name: _details(metrics[out.name], accumulators[out.name], getattr(out.codec, "classes", ()))
+        for out in model.outputs
+    }
     mean_losses = {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
     return Measured(split, rows, estimates, mean_losses, details)
 
 
-def _details(metrics: list[Metric], accumulator: Accumulator) -> dict[str, Any]:
-    """What the sums of some metrics tell beyond their value: the confusion matrix, the calibration curve."""
+def _details(metrics: list[Metric], accumulator: Accumulator, classes: Sequence[str]) -> dict[str, Any]:
+    """What the sums of some metrics tell beyond their value: each class, the confusion matrix, the calibration curve."""
     result: dict[str, Any] = {}
     for metric in metrics:
         sums = accumulator.sums.get(metric.name)
+        if sums is not None and isinstance(metric, F1 | LabelsF1) and metric.average == "macro":
+            scores, result["unseen"] = metric.by_class(sums[0])
+            if len(classes) <= MOST_CLASSES:
+                result["classes"] = _classes(classes, scores)
         if sums is not None and isinstance(metric, Confusion):
             result["confusion"] = metric.matrix(sums[0]).astype(int).tolist()
         if sums is not None and isinstance(metric, CalibrationError):
@@ -106,6 +115,21 @@ def _details(metrics: list[Metric], accumulator: Accumulator) -> dict[str, Any]:
         if isinstance(metric, SacreBLEU):
             result.setdefault("signatures", {})[metric.name] = metric.signature
     return result
+
+
+def _classes(names: Sequence[str], scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A record for each class: its name, precision, recall, f1 (None: nothing to be right about) and support."""
+    counted = scores["support"].astype(int).tolist()
+    shares = zip(*(scores[key].tolist() for key in ("precision", "recall", "f1")), strict=True)
+    return [
+        {"class": name}
+        | {
+            key: share if math.isfinite(share) else None
+            for key, share in zip(("precision", "recall", "f1"), each, strict=True)
+        }
+        | {"support": rows}
+        for name, each, rows in zip(names, shares, counted, strict=True)
+    ]
 
 
 def validation(model: Model, plan: Plan, autocast: Autocast, weights: dict[str, float]) -> dict[str, float]:

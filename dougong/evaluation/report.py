@@ -43,6 +43,14 @@ class CalibrationCurve:
     rows: Sequence[int]
 
 
+@dataclass(frozen=True)
+class ClassScores:
+    """Precision, recall, f1 and support of each class; `unseen`: rows (or labels of rows) of what training never saw."""
+
+    classes: Sequence[Record]
+    unseen: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportContent:
     """What a report tells, as plain values; whatever is empty has no section."""
@@ -56,6 +64,8 @@ class ReportContent:
     )  # split -> metric -> value, low, high, rows
     log: Sequence[Record] = ()  # step, loss, val_loss, lr, tokens_per_second | rows_per_second, memory_bytes, grad_norm
     samples: Sequence[Record] = ()  # {prompt, text} or {input, prediction, target, right: true, false, or null}
+    settled: Mapping[str, Record] = field(default_factory=dict)  # by output: what was chosen on the validation rows
+    classes: Mapping[str, ClassScores] = field(default_factory=dict)  # by output
     confusion: Mapping[str, ConfusionMatrix] = field(default_factory=dict)  # by output
     calibration: Mapping[str, CalibrationCurve] = field(default_factory=dict)  # by output
     data: Record = field(default_factory=dict)  # rows, columns, warnings, …
@@ -74,6 +84,8 @@ def render(content: ReportContent) -> str:
     """The whole page."""
     parts = [
         ("results", "Results", _results(content.metrics)),
+        ("settled", "Settled after training", _settled(content.settled)),
+        ("classes", "Classes", _classes(content.classes)),
         ("training", "Training", _training(content.log)),
         ("confusion", "Confusion", _confusions(content.confusion)),
         ("calibration", "Calibration", _calibrations(content.calibration)),
@@ -130,6 +142,35 @@ def _estimate(estimate: Record) -> tuple[str, str, str]:
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     digits = max(0, min(6, 1 - math.floor(math.log10(high - low)))) if high > low else 4
     return f"<b>{value:,.{digits}f}</b>", f"{low:,.{digits}f} to {high:,.{digits}f}", rows
+
+
+def _settled(settled: Mapping[str, Record]) -> str:
+    parts = []
+    for name, record in settled.items():
+        chosen = {key: value for key, value in record.items() if key not in ("rows", "metrics")}
+        lines = [
+            (f"<code>{escape(metric)}</code>", number(pair["before"]), number(pair["after"]))
+            for metric, pair in record["metrics"].items()
+        ]
+        caption = f"Chosen on the {record['rows']:,} validation rows; what these rows say of it is too kind."
+        table = _table(("metric", "before", "after"), lines, numeric=(1, 2)) if lines else ""
+        parts.append(_titled(name, _figure(_details(chosen) + table, "", caption), settled))
+    return "".join(parts)
+
+
+def _classes(classes: Mapping[str, ClassScores]) -> str:
+    return "".join(_titled(name, _class_scores(each), classes) for name, each in classes.items())
+
+
+def _class_scores(scores: ClassScores) -> str:
+    told = sorted((record["f1"], record["class"]) for record in scores.classes if record["f1"] is not None)
+    caption = f"The lowest F1 is that of {told[0][1]}: {number(told[0][0])}." if told else "No class has rows."
+    absent = len(scores.classes) - len(told)
+    if absent:
+        caption += f" {absent:,} classes stand neither in the rows nor in the predictions."
+    if scores.unseen:
+        caption += f" {scores.unseen:,} times a class is right that training never saw, and that nothing can predict."
+    return _figure(_records(scores.classes), "", caption)
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -16,7 +16,7 @@ from dougong.data.loader import Loader
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
-from dougong.evaluation.report import CalibrationCurve, ConfusionMatrix, ReportContent, write_report
+from dougong.evaluation.report import CalibrationCurve, ClassScores, ConfusionMatrix, ReportContent, write_report
 from dougong.model import Model
 from dougong.recipe import Recipe
 from dougong.run import Run
@@ -65,13 +65,15 @@ def write(path: Path, run: Run) -> None:
             },
             log=log_of(run.folder / "log.jsonl", "tokens" if reads_text(run.recipe) else "rows"),
             samples=samples(run),
+            settled=run.receipt.get("settled", {}),
+            classes=classes(shown),
             confusion=confusions(run, shown),
             calibration=calibrations(shown),
             data=run.prepared.report.summary(),
             parameters=parameters_by_part(run.model),
             recipe=run.recipe.text,
             overrides=run.receipt["overrides"],
-            receipt=run.receipt,
+            receipt={key: value for key, value in run.receipt.items() if key != "settled"},  # it has its own section
         ),
     )
 
@@ -158,6 +160,15 @@ def _lines(values: dict[str, Any]) -> str:
 
 def _of(columns: Any, name: str) -> Any:
     return {key.removeprefix(f"{name}."): column for key, column in columns.items() if key.startswith(f"{name}.")}
+
+
+def classes(measured: Measured | None) -> dict[str, ClassScores]:
+    details = measured.details if measured else {}
+    return {
+        name: ClassScores(detail["classes"], detail["unseen"])
+        for name, detail in details.items()
+        if "classes" in detail
+    }
 
 
 def confusions(run: Run, measured: Measured | None) -> dict[str, ConfusionMatrix]:

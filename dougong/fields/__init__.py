@@ -11,6 +11,7 @@ Each file offers
     files       config -> paths of the files that it names                 (only where there are some)
     OF          the type of input whose words an output names; its Config has `of`, its Codec `check`  (only where it does)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
+    SETTLED     config -> its keys that the Head's `settle` fills in after training   (only where there are some)
     ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes)
 """
 
@@ -40,6 +41,12 @@ def one_sided(module: ModuleType, part: str) -> tuple[str, ...]:
     if part == "Head":
         return getattr(module, "ONLY_IN", ())
     return ("weight", "loss", *getattr(module, "ONLY_OUT", ()))
+
+
+def settled_keys(config: Any) -> tuple[str, ...]:
+    """The keys of an output whose value is found on the validation rows, once, after training: see evaluation.settling."""
+    module = load(config.type)
+    return tuple(module.SETTLED(config)) if hasattr(module, "SETTLED") else ()
 
 
 @dataclass(frozen=True)

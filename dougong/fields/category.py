@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, config
-from dougong.core.errors import DataError, bad_field, shown
+from dougong.core.errors import DataError, Note, bad_field, shown
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, cross_entropy_sum
 from dougong.layers.pooling import PoolKind, Readout
+from dougong.metrics.calibration import COLDEST, HOTTEST, Uncalibrated, fit_temperature
 from dougong.metrics.classification import AUC, F1, Accuracy, CalibrationError, Confusion, LogLoss
 from dougong.metrics.metric import Metric
 
@@ -38,6 +40,7 @@ class Config(FieldConfig):
     classes: tuple[str, ...] | None = None
     min_count: Count = 1  # rarer values count as unseen
     balance: bool = False  # weigh each class by the inverse of its share
+    calibrate: bool = False  # divide log-odds by a temperature that is fitted on the validation rows
     pool: PoolKind = "mean"
     dropout: Fraction = 0.0
     loss: Loss | None = None
@@ -46,7 +49,7 @@ class Config(FieldConfig):
         check_classes(self, least=2)
 
 
-ONLY_OUT = ("balance", "pool", "dropout")
+ONLY_OUT = ("balance", "calibrate", "pool", "dropout")
 
 
 def check_classes(config: Any, least: int) -> None:
@@ -184,6 +187,7 @@ class Head(nn.Module):
     """Pooled features -> a probability for each class."""
 
     AUTOREGRESSIVE: ClassVar[bool] = False
+    temperature: Tensor
 
     def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
         super().__init__()
@@ -192,6 +196,13 @@ class Head(nn.Module):
         self.smoothing = loss.label_smoothing
         self.readout = Readout(config.pool, width, len(codec.classes), config.dropout)  # (B, C)
         self.balance = _balance(codec) if config.balance else None
+        self.calibrate, self.column = config.calibrate, config.column
+        if self.calibrate:
+            self.register_buffer("temperature", torch.ones(1))
+
+    def reset_parameters(self) -> None:
+        if self.calibrate:
+            self.temperature.fill_(1.0)
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return (batch[f"{name}.index"] >= 0).sum()
@@ -207,13 +218,38 @@ class Head(nn.Module):
         )
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        return {"probabilities": self.readout(features).float().softmax(-1)}
+        logits = self.readout(features).float()
+        if not self.calibrate:
+            return {"probabilities": logits.softmax(-1)}
+        heat = self.temperature.expand(len(logits))  # beside them, so that what they were before can be told
+        return {"probabilities": (logits / self.temperature).softmax(-1), "temperature": heat}
+
+    @torch.no_grad()
+    def settle(self, rows: Iterable[tuple[Columns, Columns]]) -> dict[str, Any]:
+        """Fit the temperature on predictions and targets of rows that it was not trained on."""
+        self.temperature.fill_(1.0)
+        found = fit_temperature(rows)
+        if found is None:
+            why = f"no temperature from {COLDEST:g} to {HOTTEST:g} is best: the validation rows are all right, or all too few"
+            warnings.warn(
+                f"calibrate of {self.column}: {why}. It stays 1, and nothing is calibrated.", Note, stacklevel=2
+            )
+        self.temperature.fill_(found or 1.0)
+        return {"temperature": self.temperature.item()}
+
+
+def SETTLED(config: Config) -> tuple[str, ...]:  # noqa: N802 - a constant but for its argument
+    return ("calibrate",) if config.calibrate else ()
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
     classes = len(codec.classes)
-    metrics = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), LogLoss(), CalibrationError()]
-    return [*metrics, Confusion()] if classes <= MAX_CONFUSION else metrics
+    metrics: list[Metric] = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), LogLoss(), CalibrationError()]
+    if classes <= MAX_CONFUSION:
+        metrics.append(Confusion())
+    if config.calibrate:
+        metrics += [Uncalibrated(LogLoss()), Uncalibrated(CalibrationError())]
+    return metrics
 
 
 def _balance(codec: Codec) -> list[float]:

@@ -5,8 +5,9 @@ Such a row is always wrong: accuracy, top-k, F1 and calibration count it so (for
 that was predicted). It has no probability and no rank, so log loss and AUC leave it out; `Estimate.rows` then says how
 many rows remained, and `Confusion` counts it in a row of its own.
 
-Several labels: prediction {"probabilities": (N, C)}, target {"indicators": (N, C)}; a label is predicted where its
-probability reaches the threshold.
+Several labels: prediction {"probabilities": (N, C), "threshold": (N, 1 or C)}, target {"indicators": (N, C), "unseen": (N,)};
+a label is predicted where its probability reaches the threshold. `unseen` counts the row's labels that training never saw,
+which nothing can predict: they are missed in the F1 of all pairs, and the row is never an exact match.
 """
 
 # N rows, C classes or labels, K statistics, B bins
@@ -84,10 +85,15 @@ class F1(CellMetric):
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         hits, predicted, actual = np.split(sums, 3, axis=-1)  # (..., C) each
-        scores = ratio(2 * hits, predicted + actual)
+        each = ratio(2 * hits, predicted + actual)
         if self.average == "weighted":
-            return ratio((np.nan_to_num(scores) * actual).sum(axis=-1), actual.sum(axis=-1))
-        return mean_of_defined(scores)
+            return ratio((np.nan_to_num(each) * actual).sum(axis=-1), actual.sum(axis=-1))
+        return mean_of_defined(each)
+
+    def by_class(self, sums: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
+        """`scores` of every class, and how many rows are of a class that training never saw."""
+        hits, predicted, actual = np.split(sums, 3)
+        return scores(hits, predicted, actual), int(predicted.sum() - actual.sum())
 
 
 class LogLoss(Metric):
@@ -241,22 +247,27 @@ class LabelsF1(Metric):
 
     share = True
 
-    def __init__(self, average: Literal["micro", "macro"] = "micro", threshold: float = 0.5):
+    def __init__(self, average: Literal["micro", "macro"] = "micro"):
         if average not in ("micro", "macro"):
             raise bad_field("average", average, "micro or macro", "write 'micro'")
-        self.average, self.threshold = average, threshold
+        self.average = average
         self.name = f"f1_{average}"
 
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        chosen, actual = _probabilities(prediction) >= self.threshold, _indicators(target)
-        both, either = chosen & actual, chosen.astype(np.float64) + actual  # F1 = 2 both / (chosen + actual)
+        chosen, actual, unseen = _chosen(prediction), _indicators(target), _unseen(target)
+        groups = [chosen & actual, chosen, actual]  # hits, predicted, actual
         if self.average == "micro":
-            return np.stack([both.sum(axis=1), either.sum(axis=1)], axis=1)  # (N, 2)
-        return np.concatenate([both, either], axis=1)  # (N, 2C)
+            hits, predicted, right = (group.sum(axis=1) for group in groups)
+            return np.stack([hits, predicted, right + unseen], axis=1).astype(np.float64)  # (N, 3)
+        return np.concatenate([*groups, unseen[:, None]], axis=1).astype(np.float64)  # (N, 3C + 1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        both, either = np.split(sums, 2, axis=-1)
-        return mean_of_defined(ratio(2 * both, either))
+        hits, predicted, actual = np.split(sums[..., : sums.shape[-1] // 3 * 3], 3, axis=-1)
+        return mean_of_defined(ratio(2 * hits, predicted + actual))
+
+    def by_class(self, sums: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
+        """Of the macro sums: `scores` of every label, and how many labels of rows training never saw."""
+        return scores(*np.split(sums[:-1], 3)), int(sums[-1])
 
 
 class LabelsAccuracy(Metric):
@@ -265,11 +276,8 @@ class LabelsAccuracy(Metric):
     name = "exact_match"
     share = True
 
-    def __init__(self, threshold: float = 0.5):
-        self.threshold = threshold
-
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        right = ((_probabilities(prediction) >= self.threshold) == _indicators(target)).all(axis=1)
+        right = (_chosen(prediction) == _indicators(target)).all(axis=1) & (_unseen(target) == 0)
         return np.stack([right, np.ones(len(right))], axis=1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
@@ -287,9 +295,23 @@ def _probabilities(prediction: Columns) -> np.ndarray:
     return probabilities
 
 
+def scores(hits: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of classes, (C,) each, nan where there is nothing to be right about; and their rows."""
+    f1 = ratio(2 * hits, predicted + actual)
+    return {"precision": ratio(hits, predicted), "recall": ratio(hits, actual), "f1": f1, "support": actual}
+
+
 def _index(target: Columns) -> np.ndarray:
     return np.asarray(target["index"], dtype=np.int64)  # (N,)
 
 
 def _indicators(target: Columns) -> np.ndarray:
     return np.asarray(target["indicators"]).astype(bool)  # (N, C)
+
+
+def _unseen(target: Columns) -> np.ndarray:
+    return np.asarray(target["unseen"], dtype=np.int64)  # (N,)
+
+
+def _chosen(prediction: Columns) -> np.ndarray:
+    return _probabilities(prediction) >= np.asarray(prediction["threshold"])  # (N, C)

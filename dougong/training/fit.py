@@ -29,6 +29,7 @@ from dougong.training.monitors import Interrupted, Monitor, Stop, stop_on_signal
 T = TypeVar("T")
 VALIDATIONS = 20  # of a run, unless the recipe says how often
 CHECKPOINT_SECONDS = 300.0
+GIVE_ROWS = "give some rows to validation: data: {split: {validation: 0.1}}"
 
 
 @dataclass(frozen=True)
@@ -371,11 +372,10 @@ def deterministic(device: torch.device) -> None:
 
 def check_needs_no_validation(config: Config) -> None:
     """Refuse settings that listen to a validation loss where there will be none."""
-    fix = "give some rows to validation: data: {split: {validation: 0.1}}"
     if config.early_stop:
-        raise bad_field("train.early_stop", config.early_stop, "rows to validate on, and there are none", fix)
+        raise bad_field("train.early_stop", config.early_stop, "rows to validate on, and there are none", GIVE_ROWS)
     if isinstance(config.schedule, schedules.Plateau):
-        raise bad_field("train.schedule.kind", "plateau", "rows to validate on, and there are none", fix)
+        raise bad_field("train.schedule.kind", "plateau", "rows to validate on, and there are none", GIVE_ROWS)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def test_D6_unseen_labels_are_left_out_and_counted() -> None:
     assert codec.classes == ["a", "b"]
     columns, counts = codec.encode([["a", "new", "newer"], None, [], ["b"]])
     assert np.asarray(columns["indicators"]).tolist() == [[1, 0], [0, 0], [0, 0], [0, 1]]
+    assert np.asarray(columns["unseen"]).tolist() == [2, 0, 0, 0]
     assert counts == {"missing": 1, "unseen values": 2}
     assert codec.decode(columns) == [["a"], [], [], ["b"]]
 
@@ -68,6 +69,11 @@ def test_more_labels_than_a_row_has_room_for_are_refused(monkeypatch: pytest.Mon
 
 def test_a_label_is_given_from_its_threshold_on() -> None:
     codec = Codec.fit(Config(threshold=0.3), [["a", "b", "c"]])
-    answer = codec.answers({"probabilities": np.array([[0.29, 0.3, 0.9]])})[0]
+    answer = codec.answers({"probabilities": np.array([[0.29, 0.3, 0.9]]), "threshold": np.array([[0.3]])})[0]
     assert answer["value"] == ["b", "c"]
     assert list(answer["probabilities"]) == ["a", "b", "c"]
+    assert answer["threshold"] == 0.3
+    codec = Codec.fit(Config(threshold="per_label"), [["a", "b", "c"]])
+    answer = codec.answers({"probabilities": np.array([[0.2, 0.3, 0.9]]), "threshold": np.array([[0.1, 0.4, 0.8]])})[0]
+    assert answer["value"] == ["a", "c"]
+    assert answer["thresholds"] == {"a": 0.1, "b": 0.4, "c": 0.8}

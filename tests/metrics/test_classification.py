@@ -49,6 +49,14 @@ def labels(seed: int, rows: int = 700, count: int = 6) -> tuple[np.ndarray, np.n
     return probabilities.astype(np.float32), indicators
 
 
+def labelled(probabilities, indicators, threshold=0.5, unseen=0) -> tuple[dict, dict]:
+    """Prediction and target as the type labels gives them: with the thresholds, and what training never saw."""
+    rows = len(probabilities)
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float32), (rows, np.size(threshold)))
+    target = {"indicators": indicators, "unseen": np.broadcast_to(unseen, rows)}
+    return {"probabilities": probabilities, "threshold": thresholds}, target
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_accuracies_f1_and_balanced_accuracy_equal_scikit_learn(seed):
     probabilities, index = classes(seed)
@@ -178,7 +186,7 @@ def test_a_class_never_seen_in_training_is_wrong_in_accuracy_and_left_out_of_los
 @pytest.mark.parametrize("seed", SEEDS)
 def test_metrics_of_labels_equal_scikit_learn(seed):
     probabilities, indicators = labels(seed)
-    prediction, target = {"probabilities": probabilities}, {"indicators": indicators}
+    prediction, target = labelled(probabilities, indicators)
     chosen = probabilities >= 0.5
     assert value_of(LabelsF1("micro"), prediction, target) == pytest.approx(
         sk.f1_score(indicators, chosen, average="micro")
@@ -195,7 +203,7 @@ def test_metrics_of_labels_equal_scikit_learn(seed):
 def test_a_label_that_stands_nowhere_is_left_out_of_the_mean():
     probabilities, indicators = labels(0, count=3)
     probabilities[:, 2], indicators[:, 2] = 0.1, 0
-    ours = value_of(LabelsF1("macro"), {"probabilities": probabilities}, {"indicators": indicators})
+    ours = value_of(LabelsF1("macro"), *labelled(probabilities, indicators))
     reference = sk.f1_score(indicators, probabilities >= 0.5, average="macro", zero_division=np.nan)
     assert ours == pytest.approx(reference)
 
