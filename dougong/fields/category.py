@@ -253,6 +253,6 @@ def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a con
 
 
 def _balance(codec: Codec) -> list[float]:
-    """Weights of mean one over the training rows."""
-    total, classes = sum(codec.counts), len(codec.classes)
-    return [total / (classes * max(count, 1)) for count in codec.counts]
+    """Weights of mean one over the training rows. A listed class that has none weighs one: smoothing alone ever asks."""
+    total, classes = sum(codec.counts), sum(count > 0 for count in codec.counts)
+    return [total / (classes * count) if count else 1.0 for count in codec.counts]

@@ -193,6 +193,52 @@ def test_a_split_without_rows_is_refused_and_a_misspelt_one_told_the_nearest():
         dougong.compare(run("reviews"), run("reviews-mlp"), split="trian")
 
 
+@pytest.mark.parametrize("kind", ["category", "labels"])
+def test_D6_a_class_that_stands_only_in_the_test_file_is_counted_and_counts_as_wrong(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, rows, classes in (("train", 40, "ab"), ("test", 20, "abcd")):
+        lines = [f"{index % 7},{classes[index % len(classes)]}" for index in range(rows)]
+        Path(f"{name}.csv").write_text("\n".join(["x,y", *lines]) + "\n", encoding="utf-8")
+    trained = dougong.train(
+        {
+            "name": "unseen", "model": {"kind": "mlp", "preset": "tiny"}, "train": {"steps": 4, "device": "cpu"},
+            "data": {"train": "train.csv", "test": "test.csv", "split": {}},
+            "inputs": {"x": "number"}, "outputs": {"y": kind},
+        }
+    )  # fmt: skip
+    assert trained.outputs[0].codec.classes == ["a", "b"]
+    found = read_measured(trained.folder / "evaluations" / "test")
+    assert found.rows == 20
+    assert found.details["y"]["unseen"] == 10
+    assert [(record["class"], record["support"]) for record in found.details["y"]["classes"]] == [("a", 5), ("b", 5)]
+    value = {name: estimate.value for name, estimate in found.metrics.items()}
+    assert value["y.accuracy" if kind == "category" else "y.exact_match"] <= 0.5
+    page = (trained.folder / "report.html").read_text(encoding="utf-8")
+    assert "10 times a class is right that training never saw, and that nothing can predict." in page
+    assert "unseen values" in json.dumps(trained.prepared.report.summary())
+
+
+def test_each_class_has_its_scores_as_in_scikit_learn_and_they_are_kept(tmp_path: Path):
+    for name, output, chosen in (
+        ("reviews", "label", lambda said: np.eye(2)[said["probabilities"].argmax(1)]),
+        ("tags", "tags", lambda said: said["probabilities"] >= 0.3),
+    ):
+        found, (said, columns) = measured(name), raw(name)
+        actual = np.eye(2)[columns["label.index"]] if output == "label" else columns["tags.indicators"]
+        expected = reference.precision_recall_fscore_support(actual, chosen(said), zero_division=np.nan)
+        told = found.details[output]["classes"]
+        assert [record["class"] for record in told] == run(name).outputs[0].codec.classes
+        for key, each in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+            ours = [math.nan if record[key] is None else record[key] for record in told]
+            assert ours == pytest.approx(each.tolist(), nan_ok=True)
+        assert found.details[output]["unseen"] == 0
+        kept = read_measured(run(name).folder / "evaluations" / "test").details[output]["classes"]
+        assert [record["class"] for record in kept] == [record["class"] for record in told]
+        assert '<section id="classes">' in (run(name).folder / "report.html").read_text(encoding="utf-8")
+
+
 # ------------------------------------------------------------------------------------------------------------- comparing
 
 

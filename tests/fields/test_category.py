@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from dougong.core.config import read
 from dougong.core.errors import DataError
@@ -121,6 +122,28 @@ def test_balance_weighs_classes_by_the_inverse_of_their_share() -> None:
     assert rare / usual == pytest.approx(9)
     weights = torch.tensor(head.balance)
     assert float((weights * torch.tensor([0.9, 0.1])).sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_balanced_loss_is_what_a_hand_computes(smoothing: float) -> None:
+    """Each target's loss times total / (classes × rows of its class), as scikit-learn's "balanced" has it; smoothed ones too."""
+    names = ["a"] * 7 + ["b"] * 2 + ["c"]
+    config = Config(balance=True, classes=("a", "b", "c", "never"))
+    codec = Codec.fit(config, names)
+    head = Head(config, codec, 4, Loss(label_smoothing=smoothing))
+    torch.nn.init.normal_(head.readout.linear.weight)
+    weights = [*compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=np.array(names)), 1.0]
+    assert weights[:3] == pytest.approx([10 / 21, 10 / 6, 10 / 3])
+    assert head.balance == pytest.approx(weights)
+    assert sum(codec.counts[i] * weights[i] for i in range(3)) == pytest.approx(10)
+    features = Features(torch.randn(4, 1, 4), torch.ones(4, 1, dtype=torch.bool))
+    index = [0, 2, 1, 0]
+    logs = head.readout(features).log_softmax(-1).tolist()
+    expected = 0.0
+    for row, right in zip(logs, index, strict=True):
+        expected -= (1 - smoothing) * weights[right] * row[right]
+        expected -= smoothing / 4 * sum(weight * log for weight, log in zip(weights, row, strict=True))
+    assert head.loss(features, {"y.index": torch.tensor(index)}, "y").item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_first_prediction_is_uniform() -> None:

@@ -232,3 +232,72 @@ def test_an_unknown_average_is_refused():
         F1("micro")
     with pytest.raises(FieldError, match="expected micro or macro"):
         LabelsF1("weighted")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_scores_of_each_class_equal_scikit_learn_also_of_absent_classes(seed):
+    probabilities, index = classes(seed, rows=200, count=6)
+    probabilities[:, 5] = 0  # class 5 is never predicted, and class 4 never right
+    index = np.where(index == 4, 0, index)
+    chosen = probabilities.argmax(axis=1)
+    metric = F1("macro")
+    found, unseen = metric.by_class(metric.statistics({"probabilities": probabilities}, {"index": index}).sum(axis=0))
+    expected = sk.precision_recall_fscore_support(index, chosen, labels=range(6), zero_division=np.nan)
+    for key, reference in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert np.allclose(found[key], reference, equal_nan=True), key
+    assert np.isnan(found["precision"][5])
+    assert np.isnan(found["recall"][4])
+    assert unseen == 0
+    index[:7] = -1
+    sums = metric.statistics({"probabilities": probabilities}, {"index": index}).sum(axis=0)
+    found, unseen = metric.by_class(sums)
+    assert unseen == 7
+    labels_and_unseen = sk.precision_recall_fscore_support(index, chosen, labels=range(6), zero_division=np.nan)
+    assert np.allclose(found["precision"], labels_and_unseen[0], equal_nan=True)  # a false alarm of what was predicted
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_f1_weighted_and_auc_with_absent_classes_equal_scikit_learn(seed):
+    probabilities, index = classes(seed, rows=900, count=5)
+    index = np.where(index == 3, 0, index)  # class 3 is not in the rows
+    prediction, target = {"probabilities": probabilities}, {"index": index}
+    chosen = probabilities.argmax(axis=1)
+    for average in ("macro", "weighted"):
+        expected = sk.f1_score(index, chosen, average=average)
+        assert value_of(F1(average), prediction, target) == pytest.approx(expected, abs=1e-12)
+    rest = [sk.roc_auc_score(index == each, probabilities[:, each]) for each in (0, 1, 2, 4)]
+    assert value_of(AUC(5), prediction, target) == pytest.approx(np.mean(rest), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_labels_have_thresholds_of_their_own_and_scores_as_in_scikit_learn(seed):
+    probabilities, indicators = labels(seed)
+    thresholds = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7], dtype=np.float32)
+    prediction, target = labelled(probabilities, indicators, thresholds)
+    chosen = probabilities >= thresholds
+    metric = LabelsF1("macro")
+    found, unseen = metric.by_class(metric.statistics(prediction, target).sum(axis=0))
+    expected = sk.precision_recall_fscore_support(indicators, chosen, zero_division=np.nan)
+    for key, reference in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert np.allclose(found[key], reference, equal_nan=True), key
+    assert unseen == 0
+    assert value_of(LabelsAccuracy(), prediction, target) == pytest.approx(sk.accuracy_score(indicators, chosen))
+
+
+def test_labels_that_training_never_saw_are_missed_in_f1_and_never_an_exact_match():
+    """As scikit-learn has it with one more column for each: right, and never predicted."""
+    probabilities, indicators = labels(0, rows=50, count=3)
+    unseen = np.zeros(50, dtype=np.int32)
+    unseen[:20] = 1
+    prediction, target = labelled(probabilities, indicators, unseen=unseen)
+    actual = np.concatenate([indicators, unseen[:, None]], axis=1)
+    chosen = np.concatenate([probabilities >= 0.5, np.zeros((50, 1), dtype=bool)], axis=1)
+    assert value_of(LabelsF1("micro"), prediction, target) == pytest.approx(
+        sk.f1_score(actual, chosen, average="micro")
+    )
+    assert value_of(LabelsAccuracy(), prediction, target) == pytest.approx(sk.accuracy_score(actual, chosen))
+    metric = LabelsF1("macro")
+    sums = metric.statistics(prediction, target).sum(axis=0)
+    assert metric.by_class(sums)[1] == 20
+    of_known = sk.f1_score(indicators, probabilities >= 0.5, average="macro")
+    assert metric.value(sums) == pytest.approx(of_known)
