@@ -114,7 +114,8 @@ class Run:
     def predict(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
         """For each row (a dict of the inputs' columns, or the bare value where there is one input) the value of each output.
 
-        A category gives {"value", "probability", "top"}, labels {"value", "probabilities"}, a number or a text {"value"}.
+        A category gives {"value", "probability", "top"}, labels {"value", "probabilities", "threshold"} ("thresholds" where
+        each label has its own), a number or a text {"value"}.
         Values that the model cannot know (unseen ones, cut texts) are counted in a Note.
         """
         notes: Notes = Counter()
