@@ -329,12 +329,21 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
 @click.option(
     "--length-penalty", type=float, default=1.0, show_default=True, help="Of beams: above 0 favours longer texts."
 )
-def generate(run: str, prompts: tuple[str, ...], **options: Any) -> tuple[Any, str]:
+@click.option("--regex", metavar="PATTERN", help="What is written matches this regular expression as a whole.")
+@click.option(
+    "--json-schema",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What is written is JSON that fits the schema in this file.",
+)
+def generate(run: str, prompts: tuple[str, ...], json_schema: Path | None, **options: Any) -> tuple[Any, str]:
     """Write text after each prompt (from nothing where there is none)."""
     import dougong
+    from dougong.inference.json_schemas import read_schema
 
     prompts = prompts or ("",)
-    texts = dougong.generate(run, prompts, **options)
+    schema = None if json_schema is None else read_schema(json_schema)
+    texts = dougong.generate(run, prompts, json_schema=schema, **options)
     shown = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     return {"texts": shown}, "\n\n".join(item["prompt"] + item["text"] for item in shown)
 

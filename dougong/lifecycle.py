@@ -249,7 +249,7 @@ def _readable(run: Run, file: Path, row: sources.Row | sources.BadRow) -> tuple[
 def generate(run: Run | str | Path, prompts: str | Sequence[str] = ("",), **options: Any) -> list[str]:
     """Text that the run writes after each prompt.
 
-    Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed.
+    Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, beams, length_penalty, regex, json_schema.
     """
     generation.options(options)
     return runs.open_run(run).generate([prompts] if isinstance(prompts, str) else list(prompts), **options)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -354,10 +355,26 @@ def test_the_options_of_generate_take_what_the_function_takes():
     assert options.keys() == defaults.keys()
     for name, option in options.items():
         assert defaults[name] in (option.default, None), name
+        if name in ("regex", "json_schema"):  # a text, and the name of a file in place of what it holds
+            continue
         for value in WHOLE if isinstance(option.type, click.IntRange) else SHARES:
             on_the_line = taken(lambda: option.type.convert(value, option, None))  # noqa: B023 - called at once
             given = {"temperature": 0.0, name: value}  # beams stand beside no other
             assert on_the_line == taken(lambda: generation.options(given)), (name, value)  # noqa: B023
+
+
+def test_generate_keeps_to_a_regular_expression_and_to_the_schema_in_a_file(tmp_path: Path):
+    found = answer("generate", run("poems").folder, "good", "--regex", r"[a-z]{3} \d", "--max-tokens", 9)
+    assert re.fullmatch(r"[a-z]{3} \d", found["texts"][0]["text"])
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 1}')
+    (text,) = answer("generate", run("poems").folder, "--json-schema", path, "--max-tokens", 40)["texts"]
+    assert set(json.loads(text["text"])) <= {True, False}
+    result = call("generate", run("poems").folder, "--json-schema", tmp_path / "none.json")
+    assert result.exit_code == 2
+    assert "--json-schema = " in result.stderr
+    result = call("generate", run("poems").folder, "--regex", "a{9}", "--max-tokens", 4)
+    assert "note: text 1 is not whole after 4 tokens: it takes at least 5 more tokens, such as 'aaaaa'" in result.stderr
 
 
 def test_a_note_of_predict_goes_to_standard_error():

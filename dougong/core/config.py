@@ -254,7 +254,7 @@ class Place:
                 return f"a list of {len(node['prefixItems'])}, each {first}"
             return f"a list of {self._words(self.resolve(node.get('items', {}))).removeprefix('a ')}s"
         if kind == "object":
-            few = len(self.names()) < 4
+            few = 0 < len(self.names()) < 4
             return f"a mapping with the keys {', '.join(self.names())}" if few else "a mapping of keys to values"
         return {"string": "text", "boolean": "true or false"}.get(str(kind)) or str(node.get("description", "a value"))
 

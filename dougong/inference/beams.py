@@ -68,7 +68,8 @@ def search(writer: Writer, beams: int, length_penalty: float) -> list[list[int]]
 
 def candidates(writer: Writer, going: list[Search], beams: int) -> list[list[tuple[float, int, int]]]:
     """The 2 K best continuations of each search: log-probability, beam, token. Of 2 K at least K do not end."""
-    logs = writer.logits.log_softmax(-1)  # (all beams, V)
+    # Restricted afterwards: a text is judged by what the model says of it, among those that may be written.
+    logs = writer.restrict(writer.logits.log_softmax(-1))  # (all beams, V)
     result, first = [], 0
     for one in going:
         sums = (

@@ -7,6 +7,7 @@ Sampling: temperature (0 is greedy), top-k (Fan et al. 2018), top-p (Holtzman et
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,7 +20,8 @@ from torch import Tensor
 from dougong.core.config import Count, Fraction, NonNegative, config, dump, read
 from dougong.core.devices import place
 from dougong.core.errors import NO_SUCH_KEY, Note, bad_field
-from dougong.inference import beams
+from dougong.inference import beams, constraints
+from dougong.inference.constraints import Constraint
 from dougong.inference.writer import Writer
 from dougong.model import Batch, Model
 
@@ -37,8 +39,12 @@ class Config:
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     beams: Annotated[Count, Field(le=64)] = 1  # texts that are searched along at once; beside temperature 0
     length_penalty: float = 1.0  # of beams: above 0 favours longer texts
+    regex: str | None = None  # what is written matches it as a whole
+    json_schema: dict[str, Any] | None = None  # what is written is JSON that fits it
 
     def __post_init__(self) -> None:
+        if self.regex is not None and self.json_schema is not None:
+            raise bad_field("generate.regex", self.regex, "one of regex and json_schema", "remove one of the two")
         if self.beams > 1 and self.temperature:
             raise bad_field(
                 "generate.beams", self.beams, "1 beside a temperature: beams do not sample", "add temperature: 0"
@@ -82,6 +88,10 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
     options(dump(config))
     model.eval()
     codec = model.written.codec
+    constraint = None
+    if config.regex is not None or config.json_schema is not None:
+        schema = None if config.json_schema is None else json.dumps(config.json_schema)
+        constraint = constraints.constraint(codec, config.regex, schema)
     results = []
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
@@ -91,8 +101,11 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
             raise bad_field(f"prompts[{index}]", prompt, expected, "read the text as UTF-8, or leave that half out")
         known = codec.ids([prompt])[0]
         # One after the other: in a batch sums come out a last digit differently, and a text would depend on the others.
-        written = write(model, rows[index] if rows else {}, [[codec.end, *known]], config, first=index)
-        results.append(codec.text(written[0]))
+        row = rows[index] if rows else {}
+        (written,) = write(model, row, [[codec.end, *known]], config, first=index, constraint=constraint)
+        results.append(codec.text(written))
+        if constraint and (lacking := constraint.rest(written)):
+            warnings.warn(cut_short(index, len(written), *lacking), Note, stacklevel=2)
     return results
 
 
@@ -109,9 +122,22 @@ def answers(model: Model, rows: Batch, *, precise: Any = nullcontext) -> list[st
     return [field.codec.text(tokens) for tokens in written]
 
 
-def write(model: Model, rows: Batch, known: Sequence[list[int]], config: Config, first: int = 0) -> list[list[int]]:
+def cut_short(index: int, written: int, missing: int, text: str) -> str:
+    """What is told of a text that is not whole."""
+    tokens = "1 more token" if missing == 1 else f"at least {missing:,} more tokens"
+    return f"text {index + 1} is not whole after {written:,} tokens: it takes {tokens}, such as {text!r}"
+
+
+def write(
+    model: Model,
+    rows: Batch,
+    known: Sequence[list[int]],
+    config: Config,
+    first: int = 0,
+    constraint: Constraint | None = None,
+) -> list[list[int]]:
     """The tokens that follow on those known, for B rows. Each has its own random numbers, from the seed and its place."""
-    writer = Writer(model, place(rows, next(model.parameters()).device), known, config.max_tokens)
+    writer = Writer(model, place(rows, next(model.parameters()).device), known, config.max_tokens, constraint)
     if config.beams > 1:
         written = beams.search(writer, config.beams, config.length_penalty)
     else:
@@ -132,7 +158,7 @@ def sample(writer: Writer, config: Config, first: int) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in writer.known]
     going = list(range(len(written)))  # the rows that the writer holds
     for step in range(writer.most):
-        logits = writer.logits.cpu()
+        logits = writer.restrict(writer.logits).cpu()
         pairs = zip(logits, writer.known, going, strict=True)
         tokens = [choose(scores, known, config, generators[row]) for scores, known, row in pairs]
         kept = [place for place, token in enumerate(tokens) if token != end]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dougong.inference.constraints import Constraint
 from dougong.layers.features import Features
 from dougong.model import Batch, Model
 
 
 class Writer:
-    """`logits` are those of each row's next token; `append` takes one token a row and goes on."""
+    """`logits` are those of each row's next token; `append` takes one token a row and goes on.
 
-    def __init__(self, model: Model, rows: Batch, known: Sequence[list[int]], most: int):
+    With a constraint each row has its place in it.
+    """
+
+    def __init__(
+        self, model: Model, rows: Batch, known: Sequence[list[int]], most: int, constraint: Constraint | None = None
+    ):
         assert model.written is not None
         self.model, self.field, self.device = model, model.written, next(model.parameters()).device
         # What lies further back than the model ever looked is left out.
@@ -30,6 +37,9 @@ class Writer:
         longest = getattr(model.backbone, "max_length", None)  # learned positions end somewhere
         # The last token that is written is never read, so it needs no position.
         self.most = most if longest is None else min(most, max(longest - start + 1, 0))
+        self.constraint, self.places = constraint, [constraint.start] * len(known) if constraint else []
+        # Where no text can be whole in time it is written as if there were no end: what it lacks is told afterwards.
+        self.left = self.most if constraint and constraint.shortest <= self.most else math.inf
         dtype = next(model.parameters()).dtype
         self.cache = model.backbone.new_cache(len(self.known), start + self.most, self.device, dtype)
         features = model.read(arrived, self.embed(self.known), self.cache)
@@ -40,8 +50,15 @@ class Writer:
         head: Any = self.model.head(self.field)
         self.logits: Tensor = head.logits(values).float()  # (B, V)
 
+    def restrict(self, scores: Tensor) -> Tensor:  # (B, V)
+        """The scores of tokens that may come next, minus infinity for the others."""
+        return self.constraint.restrict(scores, self.places, self.left) if self.constraint else scores
+
     def append(self, tokens: Sequence[int]) -> None:
         """One token for each row."""
+        if self.constraint:
+            self.places = [self.constraint.follow(*pair) for pair in zip(self.places, tokens, strict=True)]
+            self.left -= 1
         for known, token in zip(self.known, tokens, strict=True):
             known.append(token)
         self.read(self.model.go_on(self.newest(), self.cache).values[:, -1])
@@ -52,6 +69,7 @@ class Writer:
         self.cache.choose(index)
         self.logits = self.logits[index]
         self.known = [list(self.known[row]) for row in rows]
+        self.places = [self.places[row] for row in rows] if self.constraint else []
 
     def embed(self, rows: Sequence[list[int]]) -> Features:
         """Tokens of each row, padded at the end."""
