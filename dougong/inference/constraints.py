@@ -152,7 +152,8 @@ class Constraint:
     def distances(self) -> np.ndarray:  # (S,)
         """Tokens from each state to a whole text: exact but for tokens that end within a character."""
         sources, targets, costs = self.by_characters()
-        for state in np.flatnonzero(self.automaton.distances() < NEVER).tolist():
+        enough = relaxed(self.automaton.whole, sources, targets, costs) <= 1  # tokens: no other way is shorter
+        for state in np.flatnonzero((self.automaton.distances() < NEVER) & ~enough).tolist():
             _, states, nodes = self.walk(Place(state, 0, begun=True))
             behind = np.unique(states[nodes == 0])
             sources = np.append(sources, np.full(len(behind), state))
