@@ -96,6 +96,7 @@ def plan_of(
             seed=recipe.seed,
             shuffle=shuffle,
             most=max(1, BRIEF_TOKENS // context) if brief else None,
+            overlap=not fields.masked(field.config),
         )
     limits = limits_of([*inputs, *outputs])
     most = BRIEF_ROWS if brief else None

@@ -252,8 +252,13 @@ def number(value: float | None) -> str:
 
 
 def next_steps(run: Any) -> str:
-    use = f"dougong generate {run.folder}" if run.recipe.written else f"dougong predict {run.folder} DATA"
-    return f"Next: {use}, or open the report in a browser."
+    uses = {
+        "masked": f"start another recipe from it with model: {{init: {run.folder}}}",
+        "writes": f"dougong generate {run.folder}",
+        "answers": f"dougong predict {run.folder} DATA",
+    }
+    kind = "masked" if run.recipe.masked else "writes" if run.recipe.written else "answers"
+    return f"Next: {uses[kind]}, or open the report in a browser."
 
 
 @verb

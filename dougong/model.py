@@ -2,7 +2,8 @@
 
     fields' arrays ─ Encoder ─> Features ─ Backbone ─> Features ─ Head ─> loss, prediction
 
-An output that is written step by step (text) is also an input, one step behind: the backbone then looks back only. What
+An output that is written step by step (text) is also an input, one step behind: the backbone then looks back only; or
+(objective: masked) with some of its tokens hidden, and the backbone looks both ways. What
 it answers to stands before it in one sequence (layout: decoder), or is read by an encoder of its own, which looks both
 ways and whose features each layer attends to (layout: encoder-decoder).
 """
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dougong import backbones
+from dougong import backbones, fields
 from dougong.core import lean
 from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
@@ -40,12 +41,12 @@ class Model(nn.Module):
         super().__init__()
         self.inputs, self.outputs = list(inputs), list(outputs)
         self.written = next((field for field in outputs if field.type.Head.AUTOREGRESSIVE), None)
+        self.masked = self.written is not None and fields.masked(self.written.config)
+        assert not (self.masked and self.inputs)  # refused by the recipe
         module = backbones.load(config.kind)
         if self.written is not None and not module.Backbone.CAUSAL:
             fix = "use kind: transformer, recurrent or convnet"
-            raise bad_field(
-                "model.kind", config.kind, f"a backbone that can write {self.written.name!r} step by step", fix
-            )
+            raise bad_field("model.kind", config.kind, can_tell(self.written.name, self.written.config), fix)
         arriving = self.inputs + ([self.written] if self.written else [])
         for field in arriving:
             own = encoders.get(field.name)
@@ -59,7 +60,9 @@ class Model(nn.Module):
         if len(joined) > 1:
             self.roles = Roles(len(joined), config.width)
         positions = self.positions([self.written] if self.encoder is not None and self.written else joined)
-        self.backbone = module.Backbone(config, positions=positions, causal=self.written is not None)
+        self.backbone = module.Backbone(
+            config, positions=positions, causal=self.written is not None and not self.masked
+        )
         for field in self.outputs:
             head = field.type.Head(field.config, field.codec, self.backbone.out_width, field.config.loss or loss)
             self.add_module(f"out_{field.name}", head)
@@ -86,6 +89,8 @@ class Model(nn.Module):
         arrived = [self.arrival(field)(batch) for field in self.inputs]
         if self.written is None:
             return self.backbone(self.join(arrived), causal=False)
+        if self.masked:
+            return self.backbone(at_precision(self.arrival(self.written).concealed(batch)))
         return self.read(arrived, self.arrival(self.written).shifted(batch))
 
     def read(self, arrived: list[Features], written: Features, cache: Any = None) -> Features:
@@ -162,9 +167,16 @@ class Model(nn.Module):
         return parameters | {name: buffer for name, buffer in self.named_buffers() if name in kept}
 
     def augment(self, batch: Batch) -> Batch:
-        """The training batch as each input's type changes it at random."""
-        for field in self.inputs:
-            change = getattr(field.type, "augment", None)
+        """The training batch as each field's type changes it at random."""
+        return self._changed(batch, "augment")
+
+    def measured(self, batch: Batch) -> Batch:
+        """The batch to be measured on, as each field's type changes it, the same each time."""
+        return self._changed(batch, "measured")
+
+    def _changed(self, batch: Batch, how: str) -> Batch:
+        for field in [*self.inputs, *self.outputs]:
+            change = getattr(field.type, how, None)
             batch = change(field, batch) if change else batch
         return batch
 
@@ -195,6 +207,9 @@ class Arrival(nn.Module):
     def shifted(self, batch: Batch) -> Features:
         return self.encoder.shifted(batch, self.name)
 
+    def concealed(self, batch: Batch) -> Features:
+        return self.encoder.concealed(batch, self.name)
+
 
 class Roles(nn.Module):
     """A learned mark for each input, added to all of its features."""
@@ -224,6 +239,13 @@ def at_precision(x: Features) -> Features:
     """In the precision that matrix products run in: a residual stream in float32 would be cast at every layer, twice."""
     device = x.values.device.type
     return replace(x, values=x.values.to(torch.get_autocast_dtype(device))) if torch.is_autocast_enabled(device) else x
+
+
+def can_tell(name: str, config: Any) -> str:
+    """What a backbone must be able to do for an output that is a text."""
+    if fields.masked(config):
+        return f"a backbone that gives a feature for each token of {name!r}"
+    return f"a backbone that can write {name!r} step by step"
 
 
 def layout_of(config: Any) -> str:

@@ -16,6 +16,7 @@ from dougong import backbones, fields
 from dougong.core.config import Marks, adapter, dump, dump_yaml, parse_yaml, read, read_text
 from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, RecipeError, nearest
 from dougong.data import prepare
+from dougong.model import can_tell
 from dougong.training import loop
 
 SECTIONS = ("name", "seed", "data", "inputs", "outputs", "model", "train")
@@ -47,6 +48,11 @@ class Recipe:
         """The output that is written step by step (a text), if there is one."""
         found = (name for name, config in self.outputs.items() if fields.load(config.type).Head.AUTOREGRESSIVE)
         return next(found, None)
+
+    @property
+    def masked(self) -> bool:
+        """Whether its text is told from both sides, some of it hidden, and not written."""
+        return any(fields.masked(config) for config in self.outputs.values())
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out; it reads back as the same recipe."""
@@ -305,6 +311,9 @@ class Reader:
             self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
         for name, config in outputs.items():
             self.loss(name, config, train)
+            if inputs and fields.masked(config):
+                expected = "causal beside inputs: a masked text is told from itself alone"
+                self.wrong(f"outputs.{name}.objective", "masked", expected, "remove it, or the inputs")
         for name, config in inputs.items():
             if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
                 expected = "0 beside other inputs: the rows that it blends would differ in them"
@@ -322,9 +331,10 @@ class Reader:
             fix = f"write kind: transformer, or give it an encoder of its own: {pictures[0]}: {{type: image, encoder: convnet}}"
             self.wrong("model.kind", model.kind, expected, fix)
         if written and not backbones.load(model.kind).Backbone.CAUSAL:
-            fix = "write kind: transformer"
-            self.wrong("model.kind", model.kind, f"a backbone that can write {written[0]!r} step by step", fix)
-        if written and getattr(model, "bidirectional", None) is True:
+            expected = can_tell(written[0], outputs[written[0]])
+            self.wrong("model.kind", model.kind, expected, "write kind: transformer")
+        masked = any(fields.masked(config) for config in outputs.values())
+        if written and not masked and getattr(model, "bidirectional", None) is True:
             expected = f"auto or false, because {written[0]!r} is written step by step"
             self.wrong("model.bidirectional", True, expected, "write bidirectional: auto")
         for key, config in [("model", model), *((f"inputs.{name}.encoder", each) for name, each in encoders.items())]:

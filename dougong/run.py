@@ -126,6 +126,9 @@ class Run:
     def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
         """As `predict`; what it has to note is added to `notes`."""
         if not self.inputs:
+            if self.recipe.masked:
+                fix = f"start another recipe from it: model: {{init: {self.folder}}}"
+                raise bad_field("run", self.name, "a model with inputs; this one tells hidden tokens", fix)
             raise bad_field("run", self.name, "a model with inputs; this one writes text from nothing", "use generate")
         results: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):

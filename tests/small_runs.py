@@ -98,6 +98,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "poems-runs": {
         "data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": {**BYTES, "runs": 3}},
     },
+    "masked": {"data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": {**BYTES, "objective": "masked"}}},
+    "masked-recurrent": {
+        "data": {"train": "poems.txt"}, "model": {"kind": "recurrent", "preset": "tiny"}, "seed": 1,
+        "outputs": {"text": {**BYTES, "objective": "masked"}},
+    },
+    "masked-convnet": {
+        "data": {"train": "poems.txt"}, "model": {"kind": "convnet", "preset": "tiny"},
+        "outputs": {"text": {**BYTES, "objective": "masked"}},
+    },
     "replies": {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
     },

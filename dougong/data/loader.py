@@ -139,7 +139,8 @@ class WindowPlan:
     """Batches of windows of `context` tokens from a stream.
 
     In training they lie end to end and each epoch cuts at another offset. For measuring they overlap by half, and only
-    the new half counts: every token then has at least half a context before it. With `most`, only so many windows are
+    the new half counts: every token then has at least half a context before it. Without `overlap`, for what is told from
+    both sides, they lie end to end and all of each counts. With `most`, only so many windows are
     taken, evenly spread and whole: enough to validate on.
     """
 
@@ -154,6 +155,7 @@ class WindowPlan:
         seed: int = 0,
         shuffle: bool = True,
         most: int | None = None,
+        overlap: bool = True,
     ):
         self.split, self.field, self.batch_rows, self.end, self.seed, self.shuffle = (
             split,
@@ -166,7 +168,8 @@ class WindowPlan:
         self.context = min(context, len(self.stream))
         whole = max(1, len(self.stream) // max(self.context, 1))
         self.spread = most if most and most < whole and not shuffle else None
-        self.stride = self.context if shuffle or self.spread else max(1, self.context // 2)
+        whole_stride = shuffle or self.spread or not overlap
+        self.stride = self.context if whole_stride else max(1, self.context // 2)
 
     @cached_property
     def stream(self) -> Stream:

@@ -45,6 +45,11 @@ def mix(value: np.ndarray) -> np.ndarray:  # uint64 -> uint64, every bit of the 
         return value ^ (value >> np.uint64(31))
 
 
+def uniform(index: np.ndarray, key: int) -> np.ndarray:
+    """A number in [0, 1) for each index, float32: the 24 highest bits, which is what one holds exactly."""
+    return (mixed(index.astype(np.uint64), key) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+
+
 def key_of(*parts: int) -> int:
     """One key of several numbers (seed, epoch, …)."""
     key = 0

@@ -23,6 +23,7 @@ from dougong.data.words import CUT, WORDS, parts, word_pattern
 
 END = "<|end|>"  # closes every text; what a language model begins from
 UNKNOWN = "<|unknown|>"
+MASK = "<|mask|>"  # stands where a token is hidden (objective: masked)
 SAMPLE_CHARACTERS = 50_000_000  # a tokenizer is trained on at most so much text, whatever the size of the data
 TRAINING_WORDS = 2_000_000  # by whose counts
 COVERAGE = 0.9995  # of the characters of a text WordPiece knows so many, as sentencepiece has it
@@ -307,6 +308,17 @@ def unknown_token(tokenizer: AnyTokenizer) -> int | None:
         return json.loads(tokenizer.to_str())["model"]["unk_id"]
     token = tokenizer.model.unk_token
     return tokenizer.token_to_id(token) if token else None
+
+
+def mask_token(config: TokenizerConfig, tokenizer: AnyTokenizer) -> str:
+    usual = [MASK, "[MASK]", "<mask>"]
+    vocabulary = tokenizer.get_vocab()
+    for token in usual:
+        if token in vocabulary:
+            return token
+    path = config.path if isinstance(config, FileTokenizer) else config.kind
+    expected = f"for objective: masked a tokenizer with a mask token ({', '.join(usual)})"
+    raise bad_field("tokenizer.path", path, expected, "add one to the file, or have one trained: tokenizer: bpe")
 
 
 def known_pattern(config: TokenizerConfig, tokenizer: AnyTokenizer) -> str | None:

@@ -129,6 +129,8 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         for field in [*run.inputs, *run.outputs]
         if field.config.type != "image"
     }
+    if run.model.masked:
+        return []
     if run.recipe.written and not run.inputs:
         prompts = [str(text)[:PROMPT_CHARACTERS] for text in decoded[run.recipe.written]]
         texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)

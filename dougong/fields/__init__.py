@@ -10,6 +10,8 @@ Each file offers
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
     OF          the type of input whose words an output names; its Config has `of`, its Codec `check`  (only where it does)
+    augment     field, batch -> the training batch, changed at random; on either side    (only where it is)
+    measured    field, batch -> the batch to be measured on, changed without chance      (only where it is)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
     SETTLED     config -> its keys that the Head's `settle` fills in after training   (only where there are some)
     ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes)
@@ -47,6 +49,11 @@ def settled_keys(config: Any) -> tuple[str, ...]:
     """The keys of an output whose value is found on the validation rows, once, after training: see evaluation.settling."""
     module = load(config.type)
     return tuple(module.SETTLED(config)) if hasattr(module, "SETTLED") else ()
+
+
+def masked(config: Any) -> bool:
+    """Whether an output is told from both sides of it, some of it hidden, in place of written step by step."""
+    return getattr(config, "objective", "causal") == "masked"
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data import tokenizers
 from dougong.data.columns import Columns, Ragged
+from dougong.data.ordering import uniform
 from dougong.data.tokenizers import AnyTokenizer, BPETokenizer, CharTokenizer, FileTokenizer, TokenizerConfig
 from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
-from dougong.metrics.language import BitsPerByte, Perplexity, TokenLoss
+from dougong.layers.masking import hide
+from dougong.metrics.language import BitsPerByte, MaskedAccuracy, MaskedPerplexity, Perplexity, TokenLoss
 from dougong.metrics.metric import Metric
 from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1
 
@@ -48,6 +50,8 @@ class Config(FieldConfig):
     )
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     words: bool = False  # tell where each word begins: what an output that names this input's words sets
+    objective: Literal["causal", "masked"] = "causal"  # tell the next token, or those that were hidden
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
     tied: bool = True  # the head shares its matrix with the embedding
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
@@ -67,10 +71,13 @@ class Config(FieldConfig):
             raise bad_field(
                 "text.runs", self.runs, "1 beside ngrams, which stand in place of tokens", "remove one of them"
             )
+        if self.mask_share != 0.15 and self.objective != "masked":
+            expected = "0.15 beside objective: causal, which hides nothing"
+            raise bad_field("text.mask_share", self.mask_share, expected, "write objective: masked, or remove it")
 
 
 ONLY_IN = ("ngrams", "token_dropout")
-ONLY_OUT = ("tied", "metrics", "bleu_tokenize", "beams", "length_penalty")
+ONLY_OUT = ("objective", "mask_share", "tied", "metrics", "bleu_tokenize", "beams", "length_penalty")
 
 
 def files(config: Config) -> list[Path]:
@@ -92,6 +99,8 @@ class Codec:
         self.vocab_size = max(vocabulary.values()) + 1  # a tokenizer.json may leave out ids
         self.end = vocabulary[tokenizers.end_token(config.tokenizer, tokenizer)]
         self.unknown = tokenizers.unknown_token(tokenizer)
+        masked = config.objective == "masked"
+        self.mask = vocabulary[tokenizers.mask_token(config.tokenizer, tokenizer)] if masked else None
         # A tokenizer may drop spaces, accents, capitals: what it keeps is seen only when it is decoded.
         kind = config.tokenizer.kind
         self.pattern = tokenizers.known_pattern(config.tokenizer, tokenizer)
@@ -115,7 +124,10 @@ class Codec:
         first = next(texts, None)
         if first is None and config.tokenizer.kind not in tokenizers.UNTRAINED:
             raise DataError(f"column {config.column!r}: no text in any training row. Fix: leave the column out.")
-        return cls(config, tokenizers.train(config.tokenizer, chain([first or ""], texts), lowercase=config.lowercase))
+        tokenizer = tokenizers.train(config.tokenizer, chain([first or ""], texts), lowercase=config.lowercase)
+        if config.objective == "masked" and isinstance(tokenizer, Tokenizer) and config.tokenizer.kind != "file":
+            tokenizer.add_special_tokens([tokenizers.MASK])  # one more than vocab_size: the others are as without it
+        return cls(config, tokenizer)
 
     def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
         """{"tokens": ragged ids, "bytes": (N,) of UTF-8 that they stand for}, and how many tokens were unknown."""
@@ -234,6 +246,10 @@ class Encoder(nn.Module):
         first = torch.full_like(tokens[:, :1], self.end) if before is None else before[:, None]
         return self.embed(torch.cat([first, tokens[:, :-1]], dim=1), batch[f"{name}.tokens.length"])
 
+    def concealed(self, batch: dict[str, Tensor], name: str) -> Features:
+        """What a masked language model sees: all tokens, those that it has to tell hidden."""
+        return self.embed(batch[f"{name}.seen"], batch[f"{name}.tokens.length"])
+
     def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
         assert self.embedding is not None  # ngrams, which stand in its place, only go in
         # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
@@ -241,6 +257,35 @@ class Encoder(nn.Module):
         if self.runs is not None:
             values = values + self.runs(tokens)
         return Features(values, length_mask(lengths, tokens.shape[1]))
+
+
+def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A training batch with some tokens hidden at random (torch's generator, so that a resumed run repeats it)."""
+    if field.config.objective != "masked":
+        return batch
+    tokens = batch[f"{field.name}.tokens"]
+    return _hidden(field, batch, torch.rand((2, *tokens.shape), device=tokens.device))
+
+
+def measured(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch to be measured on: which tokens are hidden follows from their places in the stream, for every model."""
+    if field.config.objective != "masked":
+        return batch
+    tokens, start = batch[f"{field.name}.tokens"], batch[f"{field.name}.start"]  # (B, T), (B,)
+    places = start.cpu().numpy()[:, None] + np.arange(tokens.shape[1])  # (B, T)
+    draws = torch.from_numpy(np.stack([uniform(places, key) for key in range(2)]))  # (2, B, T)
+    return _hidden(field, batch, draws.to(tokens.device))
+
+
+def _hidden(field: Any, batch: dict[str, Tensor], draws: Tensor) -> dict[str, Tensor]:
+    """The batch with "seen" and "hidden" (B, T): the tokens as the model sees them, and which it has to tell."""
+    tokens, codec = batch[f"{field.name}.tokens"], field.codec
+    # The end of a text is no part of it, and is never asked for.
+    free = length_mask(batch[f"{field.name}.tokens.length"], tokens.shape[1]) & (tokens != codec.end)
+    seen, hidden = hide(
+        tokens, free, draws, share=field.config.mask_share, mask=codec.mask, vocabulary=codec.vocab_size
+    )
+    return {**batch, f"{field.name}.seen": seen, f"{field.name}.hidden": hidden}
 
 
 class Grams(nn.Module):
@@ -325,7 +370,7 @@ class Runs(nn.Module):
 
 
 class Head(nn.Module):
-    """Next-token prediction: features at t -> the token at t (the backbone saw only what stands before it)."""
+    """Features at t -> the token at t, of which the backbone saw only what stands before it, or which it saw hidden."""
 
     AUTOREGRESSIVE: ClassVar[bool] = True
 
@@ -333,7 +378,7 @@ class Head(nn.Module):
         super().__init__()
         if loss.kind not in ("auto", "cross_entropy"):
             raise bad_field("train.loss", loss.kind, "cross_entropy for a text", "remove it")
-        self.config, self.smoothing = config, loss.label_smoothing
+        self.config, self.smoothing, self.masked = config, loss.label_smoothing, config.objective == "masked"
         self.beams, self.length_penalty = config.beams, config.length_penalty
         self.looks_back = config.runs  # tokens that it takes to embed the last that was written
         self.projection = Projection(width, codec.vocab_size, bias=False)
@@ -345,32 +390,42 @@ class Head(nn.Module):
             self.projection.weight, self.projection.shared = encoder.embedding.weight, True
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
-        return batch[f"{name}.tokens.length"].sum()
+        return batch[f"{name}.hidden"].sum() if self.masked else batch[f"{name}.tokens.length"].sum()
 
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
-        """The sum of nats over the batch's tokens."""
-        real = features.mask
+        """The sum of nats over the tokens that are to be told."""
+        told = self.told(features, batch, name)
         return linear_cross_entropy_sum(
-            features.values[real],
+            features.values[told],
             self.projection.weight,
             None,
-            batch[f"{name}.tokens"][real],
+            batch[f"{name}.tokens"][told],
             label_smoothing=self.smoothing,
         )
+
+    def told(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:  # (B, T) bool
+        return batch[f"{name}.hidden"] if self.masked else features.mask
 
     def logits(self, values: Tensor) -> Tensor:  # (..., D) -> (..., V), for generation
         return self.projection(values).float()
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        """{"nats": (B, T)}: what each token of the batch cost; 0 where it pads."""
-        tokens, real = batch[f"{name}.tokens"], features.mask  # (B, T)
+        """{"nats", "told"}, (B, T) each: what each token cost, 0 where it was not to be told; and which were.
+
+        Where tokens were hidden also "right": which of them were the likeliest.
+        """
+        tokens, told = batch[f"{name}.tokens"], self.told(features, batch, name)  # (B, T)
         nats = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
-        costs = [
-            nn.functional.cross_entropy(self.logits(rows), targets, reduction="none")  # (n,)
-            for rows, targets in zip(features.values[real].split(4096), tokens[real].split(4096), strict=True)
-        ]
-        nats[real] = torch.cat(costs)
-        return {"nats": nats}
+        costs, hits = [], []
+        for rows, targets in zip(features.values[told].split(4096), tokens[told].split(4096), strict=True):
+            logits = self.logits(rows)  # (n, V)
+            costs.append(nn.functional.cross_entropy(logits, targets, reduction="none"))  # (n,)
+            if self.masked:
+                hits.append(logits.argmax(-1) == targets)
+        nats[told] = torch.cat(costs)
+        if not self.masked:
+            return {"nats": nats, "told": told}
+        return {"nats": nats, "told": told, "right": torch.zeros_like(told).masked_scatter(told, torch.cat(hits))}
 
 
 class Projection(nn.Linear):
@@ -384,6 +439,8 @@ class Projection(nn.Linear):
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
+    if config.objective == "masked":  # no bits per byte: what stands around a hidden token has told of it
+        return [MaskedPerplexity(), MaskedAccuracy(), TokenLoss()]
     return [BitsPerByte(), Perplexity(), TokenLoss()]
 
 

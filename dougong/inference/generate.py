@@ -74,6 +74,7 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
     """
     if isinstance(prompts, str):
         raise bad_field("prompts", prompts, "a list of texts", "put the text into brackets: [text]")
+    refuse_masked(model)
     if model.written is None:
         raise bad_field(
             "run",
@@ -107,6 +108,14 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
         if constraint and (lacking := constraint.rest(written)):
             warnings.warn(cut_short(index, len(written), *lacking), Note, stacklevel=2)
     return results
+
+
+def refuse_masked(model: Model) -> None:
+    """What was trained to fill gaps has never gone on from a beginning."""
+    if model.masked and model.written is not None:
+        expected = "causal, to write on: a masked model tells what is hidden between what stands on both sides of it"
+        fix = "train a model with objective: causal"
+        raise bad_field(f"outputs.{model.written.name}.objective", "masked", expected, fix)
 
 
 @torch.inference_mode()

@@ -82,7 +82,7 @@ def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
     device = next(model.parameters()).device
     model.eval()
     for batch in once(plan):
-        placed = place(batch, device)
+        placed = model.measured(place(batch, device))
         with autocast():
             outputs, losses = model.evaluate(placed)
         counts = model.counts(placed)
@@ -103,16 +103,20 @@ def _read(codec: Any, text: Columns) -> Columns:
 
 
 def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterator[Predicted]:
-    """Add up what the tokens of each document cost. Windows come in order: all but the last document are complete."""
+    """Add up what the tokens of each document cost, how many there were to be told, and how many of them were told right.
+
+    Windows come in order: all but the last document are complete.
+    """
     size = np.concatenate([shard[f"{name}.bytes"] for shard in plan.split.shards])  # (rows,)
     first = 0  # the first document that is still open
-    nats, tokens = np.zeros(0), np.zeros(0, dtype=np.int64)
+    sums: dict[str, np.ndarray] = {}  # of each thing that is told of a token, the sum over each open document
 
     def complete(until: int) -> Predicted:
-        done = slice(0, until - first)
-        targets: Columns = {"tokens": tokens[done], "bytes": size[first:until]}
-        loss = (float(nats[done].sum()), int(tokens[done].sum()))
-        return Predicted(np.arange(first, until), {name: {"nats": nats[done]}}, {name: targets}, {name: loss})
+        done = {key: each[: until - first] for key, each in sums.items()}
+        tokens = done.pop("told").astype(np.int64)
+        targets: Columns = {"tokens": tokens, "bytes": size[first:until]}
+        loss = (float(done["nats"].sum()), int(tokens.sum()))
+        return Predicted(np.arange(first, until), {name: {**done}}, {name: targets}, {name: loss})
 
     for answer in answers:
         batch = answer.batch
@@ -122,19 +126,15 @@ def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterat
         counted = (steps >= skip[:, None]) & (steps < length[:, None])  # (B, T)
         document = plan.stream.document_of((start[:, None] + steps)[counted])  # (n,) increasing
         last = int(document[-1]) if len(document) else first
-        grown = max(last + 1 - first, len(nats))
-        nats, tokens = _grow(nats, grown), _grow(tokens, grown)
-        np.add.at(nats, document - first, np.asarray(answer.outputs[name]["nats"])[counted])
-        np.add.at(tokens, document - first, 1)
+        for key, column in answer.outputs[name].items():
+            known = sums.get(key, np.zeros(0))
+            sums[key] = np.concatenate([known, np.zeros(max(last + 1 - first - len(known), 0))])
+            np.add.at(sums[key], document - first, np.asarray(column)[counted])
         if last > first:
             yield complete(last)
-            nats, tokens, first = nats[last - first :], tokens[last - first :], last
-    if len(nats):
-        yield complete(first + len(nats))
-
-
-def _grow(array: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([array, np.zeros(size - len(array), dtype=array.dtype)])
+            sums, first = {key: each[last - first :] for key, each in sums.items()}, last
+    if sums:
+        yield complete(first + len(sums["told"]))
 
 
 def unpadded(columns: Columns) -> Columns:

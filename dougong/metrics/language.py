@@ -38,6 +38,24 @@ class Perplexity(TokenLoss):
             return np.exp(super().value(sums))
 
 
+class MaskedPerplexity(Perplexity):
+    """exp(nats per hidden token), of a model that sees what stands on both sides: no perplexity of a text."""
+
+    name = "masked_perplexity"
+
+
+class MaskedAccuracy(TokenLoss):
+    """The share of the hidden tokens that were told right, by the likeliest token at each place."""
+
+    name = "masked_accuracy"
+    higher_is_better = True
+    share = True
+
+    def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
+        right = np.asarray(prediction["right"], dtype=np.float64)
+        return np.stack([right, np.asarray(target["tokens"], dtype=np.float64)], axis=1)  # (N, 2)
+
+
 class BitsPerByte(TokenLoss):
     """Bits per byte of UTF-8 text: comparable between tokenizers, and with compressors."""
 

@@ -134,6 +134,8 @@ USED_ELSEWHERE = {
     "type",
     "column",
     "weight",
+    "objective",  # of a text that comes out: the Codec gives it a mask token
+    "mask_share",  # batches are changed by it
     "loss",
     "augment",
 }  # by the recipe, training, the model's loss and `augment`
