@@ -97,6 +97,7 @@ def plan_of(
             shuffle=shuffle,
             most=max(1, BRIEF_TOKENS // context) if brief else None,
             overlap=not fields.masked(field.config),
+            boundaries=fields.bounded(field.config),
         )
     limits = limits_of([*inputs, *outputs])
     most = BRIEF_ROWS if brief else None

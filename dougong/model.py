@@ -47,6 +47,8 @@ class Model(nn.Module):
         if self.written is not None and not module.Backbone.CAUSAL:
             fix = "use kind: transformer, recurrent or convnet"
             raise bad_field("model.kind", config.kind, can_tell(self.written.name, self.written.config), fix)
+        if self.written is not None and fields.bounded(self.written.config) and not keeps_apart(config):
+            raise bad_field("model.kind", config.kind, KEEPS_APART, "use kind: transformer")
         arriving = self.inputs + ([self.written] if self.written else [])
         for field in arriving:
             own = encoders.get(field.name)
@@ -246,6 +248,14 @@ def can_tell(name: str, config: Any) -> str:
     if fields.masked(config):
         return f"a backbone that gives a feature for each token of {name!r}"
     return f"a backbone that can write {name!r} step by step"
+
+
+KEEPS_APART = "a backbone that keeps documents apart within a window (boundaries: true)"
+
+
+def keeps_apart(config: Any) -> bool:
+    """Whether the backbone of this config looks at the segments of what it is given."""
+    return getattr(backbones.load(config.kind).Backbone, "SEGMENTS", False)
 
 
 def layout_of(config: Any) -> str:

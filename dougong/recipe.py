@@ -16,7 +16,7 @@ from dougong import backbones, fields
 from dougong.core.config import Marks, adapter, dump, dump_yaml, parse_yaml, read, read_text
 from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, RecipeError, nearest
 from dougong.data import prepare
-from dougong.model import can_tell
+from dougong.model import KEEPS_APART, can_tell, keeps_apart
 from dougong.training import loop
 
 SECTIONS = ("name", "seed", "data", "inputs", "outputs", "model", "train")
@@ -314,6 +314,9 @@ class Reader:
             if inputs and fields.masked(config):
                 expected = "causal beside inputs: a masked text is told from itself alone"
                 self.wrong(f"outputs.{name}.objective", "masked", expected, "remove it, or the inputs")
+            if inputs and fields.bounded(config):
+                expected = "false beside inputs: each row is read by itself"
+                self.wrong(f"outputs.{name}.boundaries", True, expected, "remove it")
         for name, config in inputs.items():
             if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
                 expected = "0 beside other inputs: the rows that it blends would differ in them"
@@ -333,6 +336,8 @@ class Reader:
         if written and not backbones.load(model.kind).Backbone.CAUSAL:
             expected = can_tell(written[0], outputs[written[0]])
             self.wrong("model.kind", model.kind, expected, "write kind: transformer")
+        elif any(fields.bounded(config) for config in outputs.values()) and not keeps_apart(model):
+            self.wrong("model.kind", model.kind, KEEPS_APART, "write kind: transformer, or remove boundaries")
         masked = any(fields.masked(config) for config in outputs.values())
         if written and not masked and getattr(model, "bidirectional", None) is True:
             expected = f"auto or false, because {written[0]!r} is written step by step"
@@ -421,6 +426,8 @@ class Reader:
         """Whether a backbone with a longest sequence can hold the texts that arrive."""
         limit = getattr(model, "max_length", None) or (1024 if getattr(model, "positions", None) == "learned" else None)
         total = sum(config.max_length for config in arriving if config.type == "text")
+        if getattr(model, "rotary_scaling", None) is not None:
+            self.attempt(lambda: model.rotary_scaling.check(key, total), f"{key}.rotary_scaling")
         if limit is not None and total > limit:
             fix = f"use max_length: {total} here, or a smaller one in the texts"
             self.wrong(f"{key}.max_length", limit, f"at least the {total:,} tokens that the texts may have", fix)

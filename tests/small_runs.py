@@ -95,6 +95,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "poems-recurrent": {
         "data": {"train": "poems.txt"}, "model": {"kind": "recurrent", "preset": "tiny"}, "outputs": {"text": BYTES},
     },
+    "poems-boundaries": {
+        "data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": {**BYTES, "boundaries": True}},
+    },
+    "poems-window": {"data": {"train": "poems.txt"}, "model": {**TINY, "window": 5}, "outputs": {"text": BYTES}},
+    "poems-stretched": {
+        "data": {"train": "poems.txt"},
+        "model": {**TINY, "rotary_scaling": {"kind": "yarn", "factor": 2.0, "original": 28}}, "outputs": {"text": BYTES},
+    },
     "poems-runs": {
         "data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": {**BYTES, "runs": 3}},
     },

@@ -284,6 +284,12 @@ def test_a_mistake_is_answered_word_for_word(tmp_path: Path, old: str, new: str,
     check_clear(found)
 
 
+def test_texts_beyond_the_stretched_positions_are_refused(tmp_path: Path):
+    found = mistakes_of(tmp_path, POEMS, "model.rotary_scaling={kind: linear, factor: 2, original: 100}")
+    expected = "enough for 512 positions: 100 times it are 200. Fix: use factor: 6, or shorter sequences."
+    assert found.partition("model.")[2] == f"rotary_scaling.factor = 2.0: expected {expected}"
+
+
 def test_no_message_speaks_the_language_of_the_library():
     messages = " ".join(message for _, _, message in golden()).lower()
     for word in ("pydantic", "instance", "validation error", "valid string", "integer", "array", "object", "literal",

@@ -11,6 +11,7 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.
         .memory, the encoder's features or None, and .choose(rows), which goes on with some rows, as beams do
 A Config with `layout`, `encoder_layers` and `cross` can be the decoder of an encoder-decoder, and its encoder.
 
+    .SEGMENTS           optional: true where it keeps apart what Features.segments says
     .pure of a block    optional: whether it draws no random numbers in training; parts of it may then be computed twice
     .refuse_lost_grid()     optional: raises if it cannot do without the grid of an image that other inputs stand beside
 """

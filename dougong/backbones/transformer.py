@@ -25,7 +25,17 @@ from dougong.layers.experts import Experts
 from dougong.layers.features import Features, chosen
 from dougong.layers.feedforward import Activation, FeedForward, hidden_width
 from dougong.layers.norms import Norm, make_norm
-from dougong.layers.positions import LearnedPositions, Rotary, grid_places, in_order, real_first, rotary, sinusoidal
+from dougong.layers.positions import (
+    LearnedPositions,
+    Rotary,
+    RotaryScaling,
+    grid_places,
+    in_order,
+    places_within,
+    real_first,
+    rotary,
+    sinusoidal,
+)
 
 
 @config
@@ -47,6 +57,7 @@ class Config(BackboneConfig):
     bias: bool = False
     positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     rotary_base: Positive = 10_000.0
+    rotary_scaling: RotaryScaling | None = None  # read longer sequences than it was trained on
     max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
     window: Count | None = None  # a position sees those nearer than this; None: all
     dropout: Fraction = 0.0
@@ -74,6 +85,8 @@ class Config(BackboneConfig):
             expected = "an even number for sinusoidal positions"
             raise bad_field("model.width", self.width, expected, f"use width: {self.width + self.heads}")
         check_layout(self)
+        if self.rotary_scaling is not None:
+            self.check_scaling(self.rotary_scaling)
         if self.experts < 0:
             raise bad_field("model.experts", self.experts, "0 or more", "use experts: 0 for a plain transformer")
         if self.experts and self.experts_per_token > self.experts:
@@ -81,18 +94,29 @@ class Config(BackboneConfig):
             fix = f"use experts_per_token: {self.experts}"
             raise bad_field("model.experts_per_token", self.experts_per_token, expected, fix)
 
+    def check_scaling(self, scaling: RotaryScaling) -> None:
+        if self.positions != "rotary":
+            expected = f"none beside positions: {self.positions}"
+            raise bad_field("model.rotary_scaling", scaling.kind, expected, "use positions: rotary, or remove it")
+        if scaling.kind == "ntk" and self.width // self.heads == 2:
+            expected = "linear or yarn where a head has two numbers: ntk leaves the first pair as it is"
+            raise bad_field("model.rotary_scaling.kind", "ntk", expected, "use kind: linear, or fewer heads")
+        if self.max_length is not None:
+            scaling.check("model", self.max_length)
+
 
 class Backbone(nn.Module):
     """Features (B, T, D) -> features (B, T, D). Padding may stand anywhere; real positions never see it."""
 
     CAUSAL: ClassVar[bool] = True
     PLACES: ClassVar[bool] = True
+    SEGMENTS: ClassVar[bool] = True
     PATCH: ClassVar[int] = 4
 
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False):
         super().__init__()
         self.config, self.positions, self.out_width = config, positions, config.width
-        self.max_length = config.max_length
+        self.max_length = config.max_length or (config.rotary_scaling.reach if config.rotary_scaling else None)
         self.table: LearnedPositions | None = None
         if config.positions == "learned":
             self.max_length = config.max_length or positions or 1024
@@ -138,17 +162,20 @@ class Backbone(nn.Module):
                 places = places + real[:, :start].sum(1, keepdim=True)  # (B, T)
         window = c.window if c.window is not None and c.window < start + steps else None
         # From the start on, padding comes last and so is never seen by a real position: no mask, the fastest kernel.
-        plain = causal and start == 0 and window is None
+        plain = causal and start == 0 and window is None and x.segments is None
         seen = None
-        if not causal and window is None:
+        if not causal and window is None and x.segments is None:
             seen = real[:, None, None, :]  # (B, 1, 1, S): the same for every query
         elif not plain:
-            seen = visible(places, keys, real, causal=causal, window=window)  # (B, 1, T, S)
+            seen = visible(places, keys, real, causal=causal, window=window, segments=x.segments)  # (B, 1, T, S)
+        if x.segments is not None:
+            assert cache is None  # what is written step by step is one sequence
+            places = places_within(x.segments)  # (B, T)
         tables = None
         if c.positions == "rotary":
             on_grid = x.grid is not None and not causal  # what is written step by step is a sequence
             at = grid_places(x.grid or (), device)[None] if on_grid else places[..., None]  # (1 or B, T, A)
-            tables = rotary(at, c.width // c.heads, c.rotary_base)
+            tables = rotary(at, c.width // c.heads, c.rotary_base, c.rotary_scaling)
         return Sight(places, seen, plain, tables, None if memory is None else memory.mask[:, None, None, :])
 
     def place(self, values: Tensor, places: Tensor) -> Tensor:
@@ -161,6 +188,8 @@ class Backbone(nn.Module):
 
     def check(self, x: Features, causal: bool, memory: Features | None, cache: Cache | None) -> None:
         length = x.mask.shape[1] + (cache.length if cache else 0)
+        if self.config.rotary_scaling is not None:
+            self.config.rotary_scaling.check("model", length)
         if self.max_length is not None and length > self.max_length:
             expected = f"at least the sequence's length ({length})"
             fix = f"cut the sequences, or use max_length: {length}"

@@ -140,7 +140,8 @@ class WindowPlan:
 
     In training they lie end to end and each epoch cuts at another offset. For measuring they overlap by half, and only
     the new half counts: every token then has at least half a context before it. Without `overlap`, for what is told from
-    both sides, they lie end to end and all of each counts. With `most`, only so many windows are
+    both sides, they lie end to end and all of each counts. With `boundaries`, each tells which document its tokens are of.
+    With `most`, only so many windows are
     taken, evenly spread and whole: enough to validate on.
     """
 
@@ -156,6 +157,7 @@ class WindowPlan:
         shuffle: bool = True,
         most: int | None = None,
         overlap: bool = True,
+        boundaries: bool = False,
     ):
         self.split, self.field, self.batch_rows, self.end, self.seed, self.shuffle = (
             split,
@@ -165,6 +167,7 @@ class WindowPlan:
             seed,
             shuffle,
         )
+        self.boundaries = boundaries
         self.context = min(context, len(self.stream))
         whole = max(1, len(self.stream) // max(self.context, 1))
         self.spread = most if most and most < whole and not shuffle else None
@@ -205,6 +208,9 @@ class WindowPlan:
         overlap = self.context - self.stride
         arrays = {"tokens": tokens, "tokens.length": stops - starts, "before": before, "start": starts}
         arrays["skip"] = np.where(starts > 0, overlap, 0)  # leading tokens that the window before has counted
+        if self.boundaries:
+            places = np.minimum(starts[:, None] + np.arange(self.context), stops[:, None] - 1)  # padding: as the last
+            arrays["document"] = self.stream.document_of(places.ravel()).reshape(places.shape)  # (B, T)
         return {"row": torch.from_numpy(rows)} | {
             f"{self.field}.{key}": torch.from_numpy(value) for key, value in arrays.items()
         }

@@ -56,6 +56,11 @@ def masked(config: Any) -> bool:
     return getattr(config, "objective", "causal") == "masked"
 
 
+def bounded(config: Any) -> bool:
+    """Whether the documents that an output's windows were cut from do not see one another."""
+    return bool(getattr(config, "boundaries", False))
+
+
 @dataclass(frozen=True)
 class Field:
     """A named field of a model: its type's config and the codec fitted on the training rows."""

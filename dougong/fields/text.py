@@ -52,6 +52,7 @@ class Config(FieldConfig):
     words: bool = False  # tell where each word begins: what an output that names this input's words sets
     objective: Literal["causal", "masked"] = "causal"  # tell the next token, or those that were hidden
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
+    boundaries: bool = False  # without inputs: the documents in a window do not see one another
     tied: bool = True  # the head shares its matrix with the embedding
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
@@ -71,13 +72,16 @@ class Config(FieldConfig):
             raise bad_field(
                 "text.runs", self.runs, "1 beside ngrams, which stand in place of tokens", "remove one of them"
             )
+        if self.runs > 1 and self.boundaries:
+            expected = "1 beside boundaries, across which runs would reach"
+            raise bad_field("text.runs", self.runs, expected, "remove one of them")
         if self.mask_share != 0.15 and self.objective != "masked":
             expected = "0.15 beside objective: causal, which hides nothing"
             raise bad_field("text.mask_share", self.mask_share, expected, "write objective: masked, or remove it")
 
 
 ONLY_IN = ("ngrams", "token_dropout")
-ONLY_OUT = ("objective", "mask_share", "tied", "metrics", "bleu_tokenize", "beams", "length_penalty")
+ONLY_OUT = ("objective", "mask_share", "boundaries", "tied", "metrics", "bleu_tokenize", "beams", "length_penalty")
 
 
 def files(config: Config) -> list[Path]:
@@ -244,11 +248,14 @@ class Encoder(nn.Module):
         tokens = batch[f"{name}.tokens"]  # (B, T)
         before = batch.get(f"{name}.before")  # (B,) set for windows that are cut from a stream
         first = torch.full_like(tokens[:, :1], self.end) if before is None else before[:, None]
-        return self.embed(torch.cat([first, tokens[:, :-1]], dim=1), batch[f"{name}.tokens.length"])
+        features = self.embed(torch.cat([first, tokens[:, :-1]], dim=1), batch[f"{name}.tokens.length"])
+        # What is seen where a document begins is the end of the one before, as when a text is written: it belongs to the new one.
+        return replace(features, segments=batch.get(f"{name}.document"))
 
     def concealed(self, batch: dict[str, Tensor], name: str) -> Features:
         """What a masked language model sees: all tokens, those that it has to tell hidden."""
-        return self.embed(batch[f"{name}.seen"], batch[f"{name}.tokens.length"])
+        features = self.embed(batch[f"{name}.seen"], batch[f"{name}.tokens.length"])
+        return replace(features, segments=batch.get(f"{name}.document"))
 
     def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
         assert self.embedding is not None  # ngrams, which stand in its place, only go in

@@ -110,10 +110,13 @@ def products(
     return (dropout(shares, hidden) if hidden else shares) @ values
 
 
-def visible(queries: Tensor, keys: Tensor, real: Tensor, *, causal: bool, window: int | None) -> Tensor:
+def visible(
+    queries: Tensor, keys: Tensor, real: Tensor, *, causal: bool, window: int | None, segments: Tensor | None = None
+) -> Tensor:
     """Which keys each query sees, as bool (B, 1, T, S): the real ones, not ahead where causal, nearer than `window`.
 
-    queries (1 or B, T) and keys (1 or B, S) are numbers of places; real is (B, S).
+    queries (1 or B, T) and keys (1 or B, S) are numbers of places; real is (B, S). segments (B, T), where T = S: the same
+    number for what may see one another.
     """
     ahead = keys[:, None, :] - queries[:, :, None]  # (1 or B, T, S)
     seen = real[:, None, :].expand(-1, queries.shape[1], -1)
@@ -121,6 +124,8 @@ def visible(queries: Tensor, keys: Tensor, real: Tensor, *, causal: bool, window
         seen = seen & (ahead <= 0)
     if window is not None:
         seen = seen & (ahead.abs() < window)
+    if segments is not None:
+        seen = seen & (segments[:, :, None] == segments[:, None, :])
     return seen[:, None]
 
 

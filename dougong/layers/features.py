@@ -15,6 +15,7 @@ class Features:
     """Values (B, T, D), the positions that are real (B, T), and the grid that T unrolls, if any.
 
     `auxiliary` is a loss that a backbone adds for its own balance (mixture of experts), already a mean over positions.
+    `segments` says which of several sequences in one row a position belongs to, if they must not see one another.
     """
 
     values: Tensor  # (B, T, D) float
@@ -22,6 +23,7 @@ class Features:
     grid: tuple[int, ...] | None = None  # (H, W) with H * W == T for images; None for sequences and sets
     auxiliary: Tensor | None = None
     words: Tensor | None = None  # (B, W) int64: the first position of each word, -1 where there is none that was read
+    segments: Tensor | None = None  # (B, T) int64, the same number for what lies together
 
     def mean(self) -> Tensor:
         """The mean over real positions, (B, D)."""

@@ -10,6 +10,7 @@ import torch
 from dougong.backbones.transformer import PRESETS, Config
 from dougong.core.errors import FieldError
 from dougong.layers.features import Features
+from dougong.layers.positions import RotaryScaling
 
 Build = Callable[..., Any]  # see conftest.py
 Make = Callable[..., Features]
@@ -41,6 +42,21 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
         (
             {"width": 9, "heads": 3, "positions": "sinusoidal"},
             "model.width = 9: expected an even number for sinusoidal positions. Fix: use width: 12.",
+        ),
+        (
+            {"positions": "learned", "rotary_scaling": RotaryScaling(kind="yarn", factor=2.0, original=8)},
+            "model.rotary_scaling = 'yarn': expected none beside positions: learned. "
+            "Fix: use positions: rotary, or remove it.",
+        ),
+        (
+            {"width": 8, "heads": 4, "rotary_scaling": RotaryScaling(kind="ntk", factor=2.0, original=8)},
+            "model.rotary_scaling.kind = 'ntk': expected linear or yarn where a head has two numbers: ntk leaves the first "
+            "pair as it is. Fix: use kind: linear, or fewer heads.",
+        ),
+        (
+            {"max_length": 17, "rotary_scaling": RotaryScaling(kind="ntk", factor=2.0, original=8)},
+            "model.rotary_scaling.factor = 2.0: expected enough for 17 positions: 8 times it are 16. "
+            "Fix: use factor: 3, or shorter sequences.",
         ),
         ({"experts": -1}, "model.experts = -1: expected 0 or more. Fix: use experts: 0 for a plain transformer."),
         (
@@ -105,6 +121,32 @@ def test_step_by_step_equals_all_at_once_in_other_forms(
     parts = [model(Features(v, m), causal=True, cache=cache).values for v, m in _pieces(x, [3, 1, 2, 1])]
     close(torch.cat(parts, 1), whole)
     assert cache.length == 7
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("extra", [{}, {"window": 2}, {"norm_first": False, "kv_heads": 1}])
+def test_each_segment_of_a_row_is_read_as_if_it_stood_alone(
+    positions: Any, causal: bool, extra: dict[str, Any], build: Build, features: Make
+) -> None:
+    model = build(replace(TINY, positions=positions, **extra))
+    x = features(32, [9, 7])
+    segments = torch.tensor([[4, 4, 4, 5, 6, 6, 6, 6, 6], [0, 0, 0, 0, 8, 8, 8, 8, 8]])  # the last two of row 1 pad
+    packed = model(replace(x, segments=segments), causal=causal).values
+    for row, start, stop in ((0, 0, 3), (0, 3, 4), (0, 4, 9), (1, 0, 4), (1, 4, 7)):
+        piece = Features(x.values[row : row + 1, start:stop], x.mask[row : row + 1, start:stop])
+        close(packed[row : row + 1, start:stop], model(piece, causal=causal).values)
+    assert (model(x, causal=causal).values - packed)[0, 4:].abs().max() > 1e-3  # and not so without them
+
+
+def test_segments_are_kept_apart_wherever_padding_stands(build: Build, features: Make) -> None:
+    model = build(TINY)
+    x = features(32, [8])
+    mask = torch.tensor([[True, False, True, True, False, True, True, True]])
+    segments = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2]])
+    y = model(replace(x, mask=mask, segments=segments)).values
+    for chosen in ([0, 2, 3], [5, 6, 7]):
+        close(y[:, chosen], model(Features(x.values[:, chosen], mask[:, chosen])).values)
 
 
 def test_the_cache_grows_with_key_value_heads_not_heads(build: Build) -> None:

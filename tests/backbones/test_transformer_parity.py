@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -21,6 +22,7 @@ from transformers import (
 
 from dougong.backbones import transformer
 from dougong.layers.features import Features, length_mask
+from dougong.layers.positions import RotaryScaling
 
 Build = Callable[..., Any]  # see conftest.py
 
@@ -146,9 +148,17 @@ def llama_names(state: dict[str, Tensor], feedforward: bool) -> dict[str, Tensor
     return {f"{a}.weight": state[f"{b}.weight"] for a, b in [*pairs, ("final_norm", "norm")]}
 
 
-def test_llama_is_a_configuration_and_so_is_its_cache(build: Build) -> None:
-    theirs = noisy(LlamaModel(LlamaConfig(**LLAMA)))
-    ours = build(transformer.Config(**BLOCKS, kv_heads=2, activation="swiglu", qk_norm=False))
+STRETCHED = RotaryScaling(kind="yarn", factor=3.0, original=8)
+THEIRS = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 8, "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(("scaling", "rope"), [(None, {}), (STRETCHED, {"rope_parameters": THEIRS})])
+def test_llama_is_a_configuration_and_so_is_its_cache(
+    scaling: RotaryScaling | None, rope: dict[str, Any], build: Build
+) -> None:
+    theirs = noisy(LlamaModel(LlamaConfig(**LLAMA, **rope)))
+    shape = {"kv_heads": 2, "activation": "swiglu", "qk_norm": False}
+    ours = build(transformer.Config(**BLOCKS, **shape, rotary_scaling=scaling))
     state = theirs.state_dict()
     copy(ours, llama_names(state, feedforward=True))
     ids, mask = tokens()

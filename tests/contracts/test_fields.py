@@ -136,6 +136,7 @@ USED_ELSEWHERE = {
     "weight",
     "objective",  # of a text that comes out: the Codec gives it a mask token
     "mask_share",  # batches are changed by it
+    "boundaries",  # windows are cut by it
     "loss",
     "augment",
 }  # by the recipe, training, the model's loss and `augment`

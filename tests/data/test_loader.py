@@ -347,6 +347,23 @@ def test_t5_the_rows_of_a_window_are_the_documents_that_it_was_cut_from(
         assert plan.row_ids(batch) == np.unique(owner[tokens[tokens > 0] - 1]).tolist()
 
 
+@given(lengths=LENGTHS, context=st.integers(1, 40), epoch=st.integers(0, 2), shuffle=st.booleans())
+@settings(max_examples=60)
+def test_with_boundaries_each_token_says_which_document_it_is_of(
+    lengths: list[int], context: int, epoch: int, shuffle: bool
+) -> None:
+    plan = WindowPlan(
+        Rows(lengths), "t", context=context, batch_rows=3, end=END, seed=1, shuffle=shuffle, boundaries=True
+    )
+    owner = np.repeat(np.arange(len(lengths)), lengths)  # of token i + 1
+    for batch in once(plan, epoch):
+        tokens, documents = batch["t.tokens"].numpy(), batch["t.document"].numpy()
+        assert documents.shape == tokens.shape
+        assert (documents[tokens > 0] == owner[tokens[tokens > 0] - 1]).all()
+        for row, length in enumerate(batch["t.tokens.length"].tolist()):
+            assert (documents[row, length:] == documents[row, length - 1]).all()  # what pads sees something real
+
+
 def test_epochs_cut_the_stream_at_different_places() -> None:
     plan = WindowPlan(Rows([500]), "t", context=20, batch_rows=4, end=END)
     starts = {windows_of(plan, epoch)[0][0] for epoch in range(30)}

@@ -14,7 +14,15 @@ from dougong.model import Model
 from dougong.run import Run
 from tests.small_runs import run
 
-LANGUAGE_MODELS = ["poems", "poems-learned", "poems-recurrent", "poems-runs"]
+LANGUAGE_MODELS = [
+    "poems",
+    "poems-learned",
+    "poems-recurrent",
+    "poems-runs",
+    "poems-window",
+    "poems-stretched",
+    "poems-boundaries",
+]
 
 
 def greedy(trained: Run, prompt: str, most: int) -> list[int]:

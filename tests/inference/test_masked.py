@@ -16,7 +16,8 @@ from dougong import assembly
 from dougong.core.config import read
 from dougong.core.errors import FieldError, RecipeError
 from dougong.data.loader import once
-from dougong.fields.text import MASK, Codec, Config
+from dougong.data.tokenizers import MASK
+from dougong.fields.text import Codec, Config
 from dougong.inference.predict import predictions
 from dougong.run import Run
 from tests.small_runs import BYTES, recipe_of, run
@@ -54,6 +55,20 @@ def test_it_looks_both_ways(name: str):
         after = logits_of(trained, {**batch, "text.seen": seen})
         reach = 20 if name != "masked-convnet" else place + (1 if place < 20 else -1)  # two blocks see few places far
         assert (after - before)[:, reach].abs().max() > 1e-6
+
+
+def test_documents_that_are_kept_apart_do_not_see_one_another():
+    trained = run("masked")
+    batch = trained.model.measured(next(once(plan_of(trained, boundaries=True))))
+    before = logits_of(trained, batch)
+    document, length = batch["text.document"], batch["text.tokens.length"]
+    row = int(torch.nonzero(document[:, 0] != document[:, -1])[0])
+    seen = batch["text.seen"].clone()
+    seen[row, 0] = (seen[row, 0] + 1) % 256
+    changed = (logits_of(trained, {**batch, "text.seen": seen}) - before)[row].abs().amax(-1) > 0
+    own = document[row] == document[row, 0]
+    assert changed[own].all()
+    assert not changed[: int(length[row])][~own[: int(length[row])]].any()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -235,12 +250,25 @@ def test_it_neither_writes_nor_answers():
             "outputs.text.mask_share = 0.0: expected a number above 0 and below 1. Fix: write mask_share: 0.15, or leave it out.",
         ),
         (
+            {"model": {"kind": "recurrent"}, "outputs": {"text": {"type": "text", "boundaries": True}}},
+            "model.kind = 'recurrent': expected a backbone that keeps documents apart within a window (boundaries: true). "
+            "Fix: write kind: transformer, or remove boundaries.",
+        ),
+        (
+            {"inputs": {"more": "text"}, "outputs": {"text": {"type": "text", "boundaries": True}}},
+            "outputs.text.boundaries = true: expected false beside inputs: each row is read by itself. Fix: remove it.",
+        ),
+        (
+            {"outputs": {"text": {"type": "text", "boundaries": True, "runs": 2}}},
+            "outputs.text.runs = 2: expected 1 beside boundaries, across which runs would reach. Fix: remove one of them.",
+        ),
+        (
             {"inputs": {"more": {"type": "text", "objective": "masked"}}, "outputs": {"label": "category"}},
             "inputs.more.objective = 'masked': expected it among the outputs only. Fix: remove it.",
         ),
     ],
 )
-def test_what_cannot_be_masked_is_refused_word_for_word(change: dict[str, Any], message: str):
+def test_what_cannot_be_is_refused_word_for_word(change: dict[str, Any], message: str):
     with pytest.raises(RecipeError) as caught:
         dougong.check(recipe_of("masked") | change)
     assert [str(problem).partition(": ")[2] for problem in caught.value.problems] == [message]  # without its line

@@ -197,6 +197,19 @@ def test_the_nats_of_documents_that_fit_into_one_window_are_those_of_one_pass(na
     assert list(nats) == pytest.approx([part.sum() for part in each], rel=1e-5)
 
 
+def test_documents_that_are_kept_apart_cost_what_each_costs_alone():
+    plan = plan_of("poems-boundaries", "validation")
+    plan.context = plan.stride = len(plan.stream)
+    tokens = plan.split.take(np.arange(plan.split.rows))["text.tokens"]
+    end = run("poems-boundaries").outputs[0].codec.end
+    alone = [nats_of("poems-boundaries", tokens.row(row), end).sum() for row in range(len(tokens))]
+    nats, counts = documents_of("poems-boundaries", plan)
+    assert list(counts) == list(tokens.lengths)
+    assert list(nats) == pytest.approx(alone, rel=1e-5)
+    plan.boundaries = False
+    assert list(documents_of("poems-boundaries", plan)[0]) != pytest.approx(alone, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["poems", "poems-learned", "poems-recurrent"])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_token_is_counted_once_with_at_least_half_a_context_before_it(name: str, rows: int):

@@ -1,11 +1,27 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from dougong.core.errors import FieldError
 from dougong.layers.features import Features
-from dougong.layers.positions import LearnedPositions, grid_places, in_order, real_first, rotary, rotate, sinusoidal
+from dougong.layers.positions import (
+    LearnedPositions,
+    RotaryScaling,
+    frequencies,
+    grid_places,
+    in_order,
+    places_within,
+    real_first,
+    rotary,
+    rotate,
+    sinusoidal,
+)
 
 
 def at(places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -74,6 +90,12 @@ def test_learned_positions_begin_small() -> None:
     assert layer(torch.arange(3)).shape == (3, 8)
 
 
+def test_places_begin_anew_in_each_segment() -> None:
+    segments = torch.tensor([[7, 7, 3, 3, 3, 9], [0, 1, 2, 2, 0, 0], [5, 5, 5, 5, 5, 5]])
+    expected = [[0, 1, 0, 1, 2, 0], [0, 0, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5]]
+    assert places_within(segments).tolist() == expected
+
+
 def test_padding_moves_to_the_end_and_back() -> None:
     mask = torch.tensor([[True, False, True, True], [False, False, False, True], [True] * 4, [False] * 4])
     values = torch.arange(16.0).view(4, 4, 1)
@@ -81,3 +103,53 @@ def test_padding_moves_to_the_end_and_back() -> None:
     assert packed.mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [True] * 4, [False] * 4]
     assert packed.values[0, :3, 0].tolist() == [0.0, 2.0, 3.0]  # their order is kept
     torch.testing.assert_close(in_order(packed.values, order), values)
+
+
+# -------------------------------------------------------------------------------------------------- longer sequences
+
+
+def reference(scaling: RotaryScaling, head_dim: int, base: float) -> tuple[torch.Tensor, float]:
+    """Inverse frequencies and the factor of cos and sin, as `transformers` computes them."""
+    kind, factor, length = scaling.kind, scaling.factor, None
+    if kind == "ntk":  # there it follows the length; at `factor` times the original it is the one that we have always
+        kind, length, factor = "dynamic", round(scaling.factor * scaling.original), 1.0
+    parameters = {"rope_type": kind, "rope_theta": base, "factor": factor}
+    if kind == "yarn":
+        parameters["original_max_position_embeddings"] = scaling.original
+    theirs = LlamaConfig(
+        hidden_size=2 * head_dim,
+        num_attention_heads=2,
+        max_position_embeddings=scaling.original,
+        rope_parameters=parameters,
+    )
+    return ROPE_INIT_FUNCTIONS[kind](theirs, torch.device("cpu"), seq_len=length)
+
+
+@pytest.mark.parametrize("kind", ["linear", "ntk", "yarn"])
+@pytest.mark.parametrize(("factor", "original"), [(2.0, 512), (4.0, 64), (8.0, 4096), (1.5, 10)])
+@pytest.mark.parametrize(("head_dim", "base"), [(16, 10_000.0), (64, 10_000.0), (128, 500_000.0), (6, 100.0)])
+def test_stretched_frequencies_are_those_of_transformers(
+    kind: Literal["linear", "ntk", "yarn"], factor: float, original: int, head_dim: int, base: float
+) -> None:
+    scaling = RotaryScaling(kind=kind, factor=factor, original=original)
+    expected, temperature = reference(scaling, head_dim, base)
+    pairs = head_dim // 2
+    found = frequencies(torch.arange(pairs), pairs, base, scaling)
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+    plain = frequencies(torch.arange(pairs), pairs, base, None)
+    assert (found < 0.99 * plain).any()  # and not those of a model that is not stretched
+    cos, sin = rotary(torch.tensor([[[3]]]), head_dim, base, scaling)
+    torch.testing.assert_close(cos[0, 0, 0], (3 * expected).cos() * temperature, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sin[0, 0, 0], (3 * expected).sin() * temperature, rtol=1e-5, atol=1e-5)
+    assert (temperature > 1) == (kind == "yarn")
+
+
+def test_a_sequence_beyond_the_stretched_positions_is_refused() -> None:
+    scaling = RotaryScaling(kind="linear", factor=2.5, original=100)
+    scaling.check("model", 250)
+    with pytest.raises(FieldError) as caught:
+        scaling.check("model", 251)
+    assert str(caught.value) == (
+        "model.rotary_scaling.factor = 2.5: expected enough for 251 positions: 100 times it are 250. "
+        "Fix: use factor: 3, or shorter sequences."
+    )
