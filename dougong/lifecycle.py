@@ -65,6 +65,8 @@ def new(data: str | Path, *, predict: str | Sequence[str] = (), output: str | Pa
 def check(recipe: Source, *, overrides: Sequence[str] = ()) -> DataReport:
     """Find every mistake in a recipe and its data, without training anything."""
     loaded = recipes.load(recipe, overrides)
+    if loaded.model.init is not None:
+        runs.open_run(loaded.model.init)
     report = preparation.inspect(loaded.data, assembly.used_fields(loaded))
     if not report.kept["validation"]:
         check_needs_no_validation(loaded.train)
@@ -111,6 +113,7 @@ def train(
 
 
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
+    parent = None if recipe.model.init is None else runs.open_run(recipe.model.init)
     prepared = assembly.prepared_data(recipe, known=run_folder.key_begun_with(folder), say=say)
     inputs, outputs = assembly.fitted(recipe, prepared)
     for output in outputs:
@@ -118,10 +121,13 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     held_out = prepared.split("validation")
     if not held_out.rows:
         settling.check_needs_no_rows(recipe.outputs)
-    run_folder.begin(folder, recipe, prepared, inputs, outputs)
     model = assembly.build(recipe, inputs, outputs)
+    begun = None if parent is None else runs.begin_with(model, parent)
+    run_folder.begin(folder, recipe, prepared, inputs, outputs)
     loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)
     say(summary.headline(recipe, model, prepared, loader))
+    if begun is not None:
+        say(begun.text())
     weights = {field.name: field.config.weight for field in outputs}
     plan = assembly.plan_of(recipe, held_out, inputs, outputs, brief=True) if held_out.rows else None
     autocast = autocast_for(recipe.train, next(model.parameters()).device, model)
@@ -140,7 +146,13 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     settled = settling.settle(model, assembly.plan_of(recipe, held_out, inputs, outputs), autocast) if plan else {}
     changes = run_folder.read_changes(folder)
     receipt = run_folder.make_receipt(
-        recipe, prepared, parent=None, progress=fitted.progress, changes=changes, settled=settled
+        recipe,
+        prepared,
+        parent=None if parent is None else str(parent.folder),
+        progress=fitted.progress,
+        changes=changes,
+        init=None if begun is None else begun.to_json(),
+        settled=settled,
     )
     return runs.finish(folder, recipe, model, receipt)
 

@@ -346,6 +346,8 @@ class Reader:
             if getattr(config, "cross", False):
                 expected = "false: the layout says whether there is an encoder to attend to"
                 self.wrong(f"{key}.cross", True, expected, "write layout: encoder-decoder in its place")
+            if key != "model" and getattr(config, "init", None) is not None:
+                self.wrong(f"{key}.init", config.init, "none: the model begins as a whole", "write it under model")
             if key != "model" and getattr(config, "layout", "decoder") != "decoder":
                 self.wrong(f"{key}.layout", config.layout, "decoder: it reads one input", "remove it")
         arriving = [config for name, config in inputs.items() if name not in encoders]

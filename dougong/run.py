@@ -239,6 +239,67 @@ def open_run(source: Run | str | Path) -> Run:
     return Run(folder)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Which of a model's weights came from another run, and which began anew."""
+
+    run: Run
+    taken: tuple[str, ...]
+    anew: tuple[str, ...]
+    parameters: tuple[int, int]  # numbers in those taken, and in all
+
+    def text(self) -> str:
+        parts = sorted({name.split(".")[0] for name in self.anew})
+        taken, every = self.parameters
+        count = f"{len(self.taken):,} of {len(self.taken) + len(self.anew):,} tensors, {taken:,} of {every:,} numbers"
+        return f"begins with weights of {self.run.folder}: {count}; anew: {', '.join(parts) or 'nothing'}"
+
+    def to_json(self) -> dict[str, Any]:
+        weights = artefacts.read_manifest(self.run.folder).files[f"{MODEL}/model.safetensors"].sha256
+        return {"run": str(self.run.folder), "weights": weights, "taken": list(self.taken), "anew": list(self.anew)}
+
+
+def begin_with(model: Model, parent: Run) -> Begun:
+    """Fill a new model with a run's weights wherever names and shapes agree, and the field speaks of the same values."""
+    ours, folder = model.weights(), parent.folder / MODEL
+    other = other_values(model, parent)
+    verify_folder(folder, MODEL)
+    theirs = load_tensors(folder / "model.safetensors")
+    taken = tuple(
+        name
+        for name, weight in ours.items()
+        if name in theirs and theirs[name].shape == weight.shape and name.split(".")[0] not in other
+    )
+    if not taken:
+        expected = "a run with weights of the names and shapes that this model has"
+        fix = f"give model the kind and the sizes that {folder / 'config.json'} tells"
+        raise bad_field("model.init", str(parent.folder), expected, fix)
+    with torch.no_grad():
+        for name in taken:
+            ours[name].copy_(theirs[name])
+    anew = tuple(name for name in ours if name not in taken)
+    return Begun(
+        parent, taken, anew, (sum(ours[name].numel() for name in taken), sum(t.numel() for t in ours.values()))
+    )
+
+
+def other_values(model: Model, parent: Run) -> set[str]:
+    """The modules of fields that in the parent had other classes or statistics. Refuses another tokenizer."""
+    known = {field.name: field for field in [*parent.inputs, *parent.outputs]}
+    texts = [field for field in known.values() if hasattr(field.codec, "tokenizer")]
+    other: set[str] = set()
+    for field in [*model.inputs, *model.outputs]:
+        if field.name not in known or field.codec.to_json() == known[field.name].codec.to_json():
+            continue
+        if hasattr(field.codec, "tokenizer") and known[field.name] in texts:
+            file = "tokenizer.json" if len(texts) == 1 else f"tokenizer-{field.name}.json"
+            expected = f"the tokenizer of {parent.folder}, whose embeddings the model begins with (model.init)"
+            fix = f"write tokenizer: {{kind: file, path: {(parent.folder / MODEL / file).resolve()}}}"
+            raise bad_field(f"{field.name}.tokenizer", field.config.tokenizer.kind, expected, fix)
+        other |= {f"in_{field.name}", f"out_{field.name}"}
+    return other
+
+
 def folder_of(source: Run | str | Path) -> Path:
     """The folder of a run, finished or not, that may be damaged."""
     if isinstance(source, Run):

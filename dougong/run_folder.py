@@ -204,12 +204,14 @@ def make_receipt(
     progress: Progress,
     changes: Sequence[Mapping[str, Any]] = (),
     settled: Mapping[str, Any] | None = None,
+    init: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Where a run came from: data, code, versions, seed, machine, time; and what was `settled` after its training."""
     device = pick_device(recipe.train.device)
     return {
         "name": recipe.name,
         "parent": parent,
+        "init": None if init is None else dict(init),
         "seed": recipe.seed,
         "recipe": hashlib.sha256(recipe.text.encode()).hexdigest(),
         "overrides": list(recipe.overrides),

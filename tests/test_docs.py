@@ -13,7 +13,7 @@ from dougong.core.config import adapter, parse_yaml
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .*\|$")
-COMMON = {"type", "column", "weight", "kind"}  # told once, on recipe.md
+COMMON = {"type", "column", "weight", "kind", "init"}  # told once, on recipe.md
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)")
 
 

@@ -42,6 +42,7 @@ class BackboneConfig:
     """What every backbone's Config has. Each adds `kind: Literal["its file name"]`."""
 
     width: Width = 256  # D, of what comes in
+    init: str | None = None  # of the whole model: a run whose weights it begins with, where names and shapes agree
 
 
 def check_layout(config: Any) -> None:

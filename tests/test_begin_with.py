@@ -1,0 +1,132 @@
+"""A model that begins with another run's weights: they arrive, what began anew is told, and what differs is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dougong
+from dougong import lifecycle
+from dougong.core.errors import ArtefactError, FieldError, RecipeError
+from dougong.run import Run
+from tests.small_runs import BYTES, TINY, recipe_of, run
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def classifier(parent: Run, **changes: Any) -> dict[str, Any]:
+    """Pretrained by hiding tokens, now trained on labels: the text has the same name, and the run's own tokenizer."""
+    file = {"kind": "file", "path": str(parent.folder / "model/tokenizer.json")}
+    return recipe_of("reviews") | {
+        "name": "labels",
+        "inputs": {"text": {**BYTES, "column": "review", "tokenizer": file}},
+        "model": {**TINY, "init": str(parent.folder)},
+        "train": {"steps": 4, "batch_size": 16, "device": "cpu"},
+        **changes,
+    }
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The weights that training began with."""
+    weights: dict[str, torch.Tensor] = {}
+    fit = lifecycle.fit
+
+    def noting(model: Any, *given: Any, **named: Any) -> Any:
+        weights.update({name: value.clone() for name, value in model.weights().items()})
+        return fit(model, *given, **named)
+
+    monkeypatch.setattr(lifecycle, "fit", noting)
+    return weights
+
+
+def test_a_classifier_begins_with_what_hiding_tokens_taught(begun: dict[str, torch.Tensor]):
+    parent, said = run("masked"), list[str]()
+    theirs = parent.model.weights()
+    trained = dougong.train(classifier(parent), say=said.append)
+    shared = [name for name in begun if name.startswith("backbone.") or name == "in_text.encoder.embedding.weight"]
+    anew = [name for name in begun if name not in shared]
+    assert len(shared) == len(theirs)
+    for name in shared:
+        assert torch.equal(begun[name], theirs[name]), name
+    assert anew
+    assert all(name.startswith("out_label.") for name in anew)
+    numbers = sum(begun[name].numel() for name in shared), sum(value.numel() for value in begun.values())
+    line = (
+        f"begins with weights of {parent.folder}: {len(shared)} of {len(begun)} tensors, "
+        f"{numbers[0]:,} of {numbers[1]:,} numbers; anew: out_label"
+    )
+    assert any(line in text for text in said)
+    receipt = trained.receipt
+    assert receipt["parent"] == receipt["init"]["run"] == str(parent.folder)
+    assert sorted(receipt["init"]["taken"]) == sorted(shared)
+    assert sorted(receipt["init"]["anew"]) == sorted(anew)
+    assert dougong.verify(parent).damaged == ()
+    assert not torch.equal(trained.model.weights()[shared[0]], theirs[shared[0]])  # and goes on learning
+    assert dougong.load("labels").predict(["a good thing"]) == trained.predict(["a good thing"])
+
+
+def test_what_has_another_shape_begins_anew(begun: dict[str, torch.Tensor]):
+    parent = run("masked")
+    trained = dougong.train(classifier(parent, model={**TINY, "feedforward": 24, "init": str(parent.folder)}))
+    wide = [f"backbone.blocks.{block}.feedforward.{part}.weight" for block in range(2) for part in ("up", "down")]
+    assert {name for name in trained.receipt["init"]["anew"] if name.startswith("backbone.")} == set(wide)
+    assert torch.equal(begun["backbone.final_norm.weight"], parent.model.weights()["backbone.final_norm.weight"])
+
+
+def test_a_field_with_other_classes_begins_anew(begun: dict[str, torch.Tensor]):
+    parent = run("reviews")
+    recipe = recipe_of("reviews") | {
+        "name": "colours",
+        "outputs": {"label": {"type": "category", "column": "colour"}},
+        "model": {**TINY, "init": str(parent.folder)},
+        "train": {"steps": 2, "batch_size": 16, "device": "cpu"},
+    }
+    taken = dougong.train(recipe).receipt["init"]["taken"]
+    assert "in_review.encoder.embedding.weight" in taken
+    assert not [name for name in taken if name.startswith("out_label.")]  # though norms, say, have the same shape
+
+
+def test_another_tokenizer_is_refused_by_name():
+    parent = run("masked")
+    with pytest.raises(FieldError) as caught:
+        dougong.train(classifier(parent, inputs={"text": {**BYTES, "column": "review"}}))
+    assert str(caught.value) == (
+        f"text.tokenizer = 'byte': expected the tokenizer of {parent.folder}, whose embeddings the model begins with "
+        f"(model.init). Fix: write tokenizer: {{kind: file, path: {parent.folder.resolve()}/model/tokenizer.json}}."
+    )
+    assert not Path("runs/labels/resolved.json").exists()  # the mended recipe is not a changed one
+
+
+def test_a_run_of_which_nothing_fits_is_refused():
+    parent = run("masked")
+    other = {"kind": "transformer", "preset": "tiny", "width": 24, "heads": 2, "init": str(parent.folder)}
+    with pytest.raises(FieldError) as caught:
+        dougong.train(classifier(parent, model=other))
+    assert str(caught.value) == (
+        f"model.init = {str(parent.folder)!r}: expected a run with weights of the names and shapes that this model has. "
+        f"Fix: give model the kind and the sizes that {parent.folder}/model/config.json tells."
+    )
+
+
+def test_a_run_that_is_not_there_is_missed_before_anything_is_read():
+    recipe = classifier(run("masked"), model={**TINY, "init": "runs/nothing"})
+    for verb in (dougong.check, dougong.train):
+        with pytest.raises(ArtefactError, match=r"runs/nothing: no run there; .*Fix: give the folder of a run"):
+            verb(recipe)
+
+
+def test_an_encoder_of_one_input_has_no_beginning_of_its_own():
+    parent = run("masked")
+    text = {**BYTES, "column": "review", "encoder": {"kind": "convnet", "init": str(parent.folder)}}
+    with pytest.raises(RecipeError) as caught:
+        dougong.check(classifier(parent, inputs={"text": text}))
+    (problem,) = caught.value.problems
+    assert str(problem).endswith("expected none: the model begins as a whole. Fix: write it under model.")
+    assert problem.key == "inputs.text.encoder.init"
