@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import dougong
 from dougong import assembly
+from dougong.cli import next_steps
 from dougong.core.config import read
 from dougong.core.errors import FieldError, RecipeError
 from dougong.data.loader import once
@@ -20,6 +21,7 @@ from dougong.data.tokenizers import MASK
 from dougong.fields.text import Codec, Config
 from dougong.inference.predict import predictions
 from dougong.run import Run
+from dougong.training import fit
 from tests.small_runs import BYTES, recipe_of, run
 
 KINDS = ["masked", "masked-recurrent", "masked-convnet"]
@@ -170,6 +172,30 @@ def test_it_learns_to_tell_what_is_hidden(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["text.masked_perplexity"].value < 1.5
 
 
+def test_a_training_that_broke_off_hides_the_same_tokens_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    steps = {"steps": 6, "batch_size": 8, "device": "cpu", "checkpoint_every": 1}
+    whole = dougong.train(recipe_of("masked") | {"name": "whole", "train": steps})
+    broken = recipe_of("masked") | {"name": "broken", "train": steps}
+    made, record = [0], fit.step_record
+
+    def breaking(*given: Any) -> dict[str, Any]:
+        made[0] += 1
+        if made[0] == 4:
+            raise ConnectionError("the machine goes away")
+        return record(*given)
+
+    monkeypatch.setattr(fit, "step_record", breaking)
+    with pytest.raises(ConnectionError):
+        dougong.train(broken)
+    weights = dougong.train(broken).model.weights()
+    assert made[0] == 7  # three steps were kept, and the fourth was made again
+    for name, weight in whole.model.weights().items():
+        assert torch.equal(weight, weights[name]), name
+
+
 # -------------------------------------------------------------------------------------------------- the mask token
 
 
@@ -225,6 +251,9 @@ def test_it_neither_writes_nor_answers():
     )
     with pytest.raises(FieldError, match=r"expected a model with inputs; this one tells hidden tokens. Fix: start"):
         trained.predict(["a"])
+    assert f"model: {{init: {trained.folder}}}" in next_steps(trained)
+    assert f"dougong generate {run('poems').folder}" in next_steps(run("poems"))
+    assert f"dougong predict {run('reviews').folder} DATA" in next_steps(run("reviews"))
 
 
 @pytest.mark.parametrize(
