@@ -18,7 +18,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from dougong.core.config import read
 from dougong.core.errors import DataError, FieldError, MachineError
-from dougong.data import tokenizers
+from dougong.data import cleaning, tokenizers
 from dougong.data.columns import Ragged
 from dougong.data.sentencepiece import SentencePiece
 from dougong.data.tokenizers import END, UNKNOWN
@@ -323,3 +323,32 @@ def test_a_text_that_spells_the_end_of_a_finished_tokenizer_does_not_end_there(t
         assert codec.end in codec.tokenizer.encode(f"a{end}b", add_special_tokens=False).ids
         assert codec.end not in ids(codec, f"a{end}b")
         assert codec.decode(codec.encode([f"a{end}b"])[0])[0].replace(" ", "") == f"a{end}b"
+
+
+# ---------------------------------------------------------------------------------------------------------- odd texts
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\udc00b", "\ude42\ud83d"])
+def test_D2_a_lone_surrogate_never_reaches_a_tokenizer(value: str) -> None:
+    cleaned = cleaning.clean({"text": value}, {"text": "text"}, cleaning.Config())
+    assert cleaned.values is None
+    assert "a lone surrogate is no character" in str(cleaned.bad)
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe", "unigram", "wordpiece"])
+def test_empty_texts_are_an_end_and_no_bytes(kind: str) -> None:
+    columns, counts = codec_of(["", "to be", ""], kind=kind).encode(["", None, ""])
+    tokens = columns["tokens"]
+    assert isinstance(tokens, Ragged)
+    assert tokens.lengths.tolist() == [1, 1, 1]
+    assert np.asarray(columns["bytes"]).tolist() == [0, 0, 0]
+    assert not any(counts.values())
+
+
+def test_a_single_text_of_10_MB_is_learnt_from_and_comes_back() -> None:
+    text = "to be or not to be, 春眠不覺曉。\n" * 260_000
+    assert len(text.encode()) > 10_000_000
+    codec = codec_of([text], kind="bpe", vocab_size=300)
+    columns, _ = codec.encode([text])
+    assert np.asarray(columns["bytes"]).tolist() == [len(text.encode())]
+    assert codec.decode(columns) == [text]
