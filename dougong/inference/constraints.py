@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from dougong.core.errors import FieldError, bad_field
@@ -66,6 +67,9 @@ class Constraint:
     """What may be written, over the vocabulary of a codec."""
 
     def __init__(self, codec: Codec, part: Part, field: str, value: object):
+        if not isinstance(codec.tokenizer, Tokenizer):
+            expected = "a tokenizer that tells what each token writes, which a sentencepiece model does not"
+            raise bad_field(field, value, expected, "train with tokenizer: bpe or a tokenizer.json")
         self.automaton, self.end = Automaton(part), codec.end
         vocabulary = spell(codec.tokenizer, {codec.end, codec.unknown})
         self.vocabulary, self.bytewise = vocabulary, vocabulary.bytewise
