@@ -84,8 +84,8 @@ def plan_of(
 ) -> Plan:
     """How a split is read: windows of a stream for a language model, whole rows otherwise. `brief`: an even part of a large one."""
     rows, tokens = batch_of(recipe, split)
-    if recipe.written and not inputs:
-        field = next(field for field in outputs if field.name == recipe.written)
+    field = next((field for field in outputs if field.name == recipe.written), None)
+    if field and field.type.Head.STREAM and not inputs:
         context = field.config.max_length
         return WindowPlan(
             split,

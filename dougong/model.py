@@ -52,7 +52,8 @@ class Model(nn.Module):
         arriving = self.inputs + ([self.written] if self.written else [])
         for field in arriving:
             own = encoders.get(field.name)
-            self.add_module(f"in_{field.name}", Arrival(field, own, config.width, module.Backbone.PATCH))
+            reader = field.type.Head.READER if field is self.written else field.type.Encoder
+            self.add_module(f"in_{field.name}", Arrival(field, reader, own, config.width, module.Backbone.PATCH))
         self.encoder: nn.Module | None = None
         joined = arriving
         if layout_of(config) == "encoder-decoder":
@@ -186,13 +187,13 @@ class Model(nn.Module):
 class Arrival(nn.Module):
     """One input's way in: its type's encoder, and a backbone of its own if the recipe gives it one."""
 
-    def __init__(self, field: Field, own: Any, width: int, patch: int):
+    def __init__(self, field: Field, reader: Any, own: Any, width: int, patch: int):
         super().__init__()
         self.name = field.name
         self.own: Any = None
         module = backbones.load(own.kind) if own else None
         inner, patch = (own.width, module.Backbone.PATCH) if module else (width, patch)
-        self.encoder = field.type.Encoder(field.config, field.codec, inner, patch)
+        self.encoder = reader(field.config, field.codec, inner, patch)
         self.positions: int | None = self.encoder.positions
         if module:
             self.own = module.Backbone(own, positions=self.positions)

@@ -304,7 +304,11 @@ class Reader:
             self.wrong(f"outputs.{name}", name, "a name that no input has", fix)
         written = [name for name, config in outputs.items() if fields.load(config.type).Head.AUTOREGRESSIVE]
         if written and len(outputs) > 1:
-            self.wrong(f"outputs.{written[0]}", "text", "a text to be the only output", "train two models")
+            kind = outputs[written[0]].type
+            self.wrong(f"outputs.{written[0]}", kind, f"a {kind} to be the only output", "train two models")
+        if written and inputs and not hasattr(fields.load(kind := outputs[written[0]].type), "ANSWERS"):
+            expected = f"none beside a {kind}, which holds all that it answers to"
+            self.wrong("inputs", ", ".join(inputs), expected, f"remove them, or write outputs: {{{written[0]}: text}}")
         if not written and not plain.get("inputs") and outputs:
             given = plain.get("inputs", MISSING)
             fix = "add inputs: {review: text}"
@@ -321,7 +325,8 @@ class Reader:
             if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
                 expected = "0 beside other inputs: the rows that it blends would differ in them"
                 self.wrong(f"inputs.{name}.augment.mixup", config.augment.mixup, expected, "remove it")
-        if written and not inputs and train and train.batch_tokens:
+        stream = written and not inputs and fields.load(outputs[written[0]].type).Head.STREAM
+        if stream and train and train.batch_tokens:
             context = outputs[written[0]].max_length
             if train.batch_tokens < context:
                 expected = f"at least the {context:,} tokens of one window (outputs.{written[0]}.max_length)"
@@ -427,7 +432,7 @@ class Reader:
     def length(self, key: str, model: Any, arriving: Sequence[Any]) -> None:
         """Whether a backbone with a longest sequence can hold the texts that arrive."""
         limit = getattr(model, "max_length", None) or (1024 if getattr(model, "positions", None) == "learned" else None)
-        total = sum(config.max_length for config in arriving if config.type == "text")
+        total = sum(config.max_length for config in arriving if config.type in ("text", "chat"))
         if getattr(model, "rotary_scaling", None) is not None:
             self.attempt(lambda: model.rotary_scaling.check(key, total), f"{key}.rotary_scaling")
         if limit is not None and total > limit:
@@ -454,7 +459,7 @@ class Reader:
 def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str, str]:
     """The backbone that the types call for, and its preset."""
     types = {config.type for config in inputs.values()}
-    if "text" in {config.type for config in outputs.values()}:
+    if any(fields.load(config.type).Head.AUTOREGRESSIVE for config in outputs.values()):
         return "transformer", "small"
     if "image" in types:
         return "convnet" if len(

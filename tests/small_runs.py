@@ -63,6 +63,13 @@ def write_data(folder: Path) -> None:
             line = {"text": f"{' '.join(tags)} number {index}", "reply": f"{index}!", "tags": tags}
             stream.write(json.dumps(line) + "\n")
     lines = [f"{chance.choice(GOOD)} day number {index}\nand {chance.choice(BAD)} night" for index in range(ROWS)]
+    with (folder / "chats.jsonl").open("w", encoding="utf-8") as stream:
+        for index in range(ROWS):
+            asked, said = (GOOD, "no") if index % 2 else (BAD, "yes")
+            turns = [("user", chance.choice(asked)), ("assistant", said)] * chance.randint(1, 2)
+            turns = [("system", "oppose")] * (index % 3 == 0) + turns
+            messages = [{"role": role, "content": content} for role, content in turns]
+            stream.write(json.dumps({"messages": messages}) + "\n")
     (folder / "poems.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -114,6 +121,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "masked-convnet": {
         "data": {"train": "poems.txt"}, "model": {"kind": "convnet", "preset": "tiny"},
         "outputs": {"text": {**BYTES, "objective": "masked"}},
+    },
+    "chats": {
+        "data": {"train": "chats.jsonl"}, "model": TINY,
+        "outputs": {"messages": {"type": "chat", "tokenizer": "byte", "max_length": 48}},
+        "train": {**STEPS, "steps": 150, "optimizer": {"kind": "adamw", "lr": 0.02}},
     },
     "replies": {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},

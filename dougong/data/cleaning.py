@@ -22,6 +22,7 @@ import numpy as np
 
 from dougong.core.config import Count, Fraction, Positive, config
 from dougong.core.errors import bad_field, missing_extra, shown
+from dougong.data import conversations
 from dougong.data.sampling import Sample
 
 Kinds = dict[str, str]
@@ -216,6 +217,10 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
             changed["not_finite"] = None
             return None
         return _label(value, config, changed) or None if isinstance(value, str) else value
+    if kind == "chat" and value != "":
+        return [
+            {**message, "content": _text(message["content"], config, changed)} for message in conversations.read(value)
+        ]
     if kind == "labels" and isinstance(value, list | tuple):
         return [_label(item, config, changed) if isinstance(item, str) else item for item in value]
     if kind == "labels" and isinstance(value, str):  # several in one text: the field reads it

@@ -4,7 +4,8 @@ Each file offers
 
     Config      what the recipe says of such a field
     Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
-    Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out)
+    Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out;
+                what is written step by step is read by its Head's READER)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
@@ -14,7 +15,8 @@ Each file offers
     measured    field, batch -> the batch to be measured on, changed without chance      (only where it is)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
     SETTLED     config -> its keys that the Head's `settle` fills in after training   (only where there are some)
-    ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes)
+    ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes; absent
+                where it takes no inputs)
 """
 
 from __future__ import annotations

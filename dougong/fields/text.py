@@ -187,6 +187,14 @@ class Codec:
         tokens = WordTokens(self.tokenizer, self.pattern, self.tokens, dtype, lowercase=lowercase)
         return Words(tokens, self.end, dtype, blank_lines=self.pattern != GPT2_WORDS)
 
+    def prompt(self, value: object, place: str) -> list[int]:
+        """The tokens that a prompt begins with."""
+        if not isinstance(value, str):
+            raise bad_field(place, value, "text", "give each prompt as text")
+        check_characters(place, value)
+        ids: list[int] = self.tokenizer.encode(value, add_special_tokens=False).ids
+        return ids
+
     def decode(self, columns: Columns) -> list[str]:
         tokens = columns["tokens"]
         assert isinstance(tokens, Ragged)
@@ -211,6 +219,12 @@ class Codec:
     @classmethod
     def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
         return cls(config, tokenizers.from_json(saved["tokenizer"], "fields"))
+
+
+def check_characters(place: str, prompt: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        expected = "whole characters (half of a surrogate pair stands alone)"
+        raise bad_field(place, prompt, expected, "read the text as UTF-8, or leave that half out")
 
 
 class Encoder(nn.Module):
@@ -380,6 +394,8 @@ class Head(nn.Module):
     """Features at t -> the token at t, of which the backbone saw only what stands before it, or which it saw hidden."""
 
     AUTOREGRESSIVE: ClassVar[bool] = True
+    STREAM: ClassVar[bool] = True  # with no inputs its rows are joined into one stream, and read in windows
+    READER: ClassVar[type[nn.Module]] = Encoder  # embeds what is written so far
 
     def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
         super().__init__()

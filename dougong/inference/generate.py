@@ -66,8 +66,8 @@ def options(given: Mapping[str, Any]) -> Config:
 
 
 @torch.inference_mode()
-def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequence[Batch] | None = None) -> list[str]:
-    """The continuation of each prompt, without the prompt; "" begins a text of its own.
+def generate(model: Model, prompts: Sequence[Any], config: Config, rows: Sequence[Batch] | None = None) -> list[str]:
+    """The continuation of each prompt, without the prompt; "" begins a text of its own. Of a chat the reply to each.
 
     Each has its own random numbers, from the seed and its place: what it becomes does not depend on the others.
     A model that also reads inputs needs `rows`: for each prompt a batch of one row with those inputs.
@@ -95,12 +95,7 @@ def generate(model: Model, prompts: Sequence[str], config: Config, rows: Sequenc
         constraint = constraints.constraint(codec, config.regex, schema)
     results = []
     for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise bad_field(f"prompts[{index}]", prompt, "text", "give each prompt as text")
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            expected = "whole characters (half of a surrogate pair stands alone)"
-            raise bad_field(f"prompts[{index}]", prompt, expected, "read the text as UTF-8, or leave that half out")
-        known = codec.ids([prompt])[0]
+        known = codec.prompt(prompt, f"prompts[{index}]")
         # One after the other: in a batch sums come out a last digit differently, and a text would depend on the others.
         row = rows[index] if rows else {}
         (written,) = write(model, row, [[codec.end, *known]], config, first=index, constraint=constraint)

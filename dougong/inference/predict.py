@@ -95,6 +95,8 @@ def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
 
 def _read(codec: Any, text: Columns) -> Columns:
     """Tokens and bytes of each row as far as a batch takes them: of a row that is cut, the rest was never predicted."""
+    if "learnt" in text:  # some of the tokens only, as the codec has counted them
+        return {"tokens": np.asarray(text["learnt"]), "bytes": np.asarray(text["bytes"])}
     tokens, length = np.asarray(text["tokens"]), np.asarray(text["tokens.length"])  # (N, T), (N,)
     size = np.array(text["bytes"])  # (N,)
     for row in np.flatnonzero(tokens[np.arange(len(tokens)), length - 1] != codec.end):

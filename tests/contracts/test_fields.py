@@ -101,14 +101,14 @@ def test_raw_arrow_type_holds_parsed_values_and_missing_ones(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", fields.names())
 def test_D6_missing_and_unseen_values_encode_and_are_counted(kind: str) -> None:
-    """A text is never unseen where each byte has a token, nor a picture."""
+    """A text is never unseen where each byte has a token, nor a conversation, nor a picture."""
     field = field_of(kind, "x")
     assert field.codec.parse(None) is None
     _, missing = field.codec.encode([None, None])
     assert missing.get("missing", 2) == 2
     columns, unseen = field.codec.encode([field.codec.parse(values_of(kind).unseen)])
     assert all(len(column) == 1 for column in columns.values())
-    if kind not in ("text", "image"):
+    if kind not in ("text", "chat", "image"):
         assert sum(unseen.values()) == 1, unseen
 
 
@@ -139,7 +139,8 @@ USED_ELSEWHERE = {
     "boundaries",  # windows are cut by it
     "loss",
     "augment",
-}  # by the recipe, training, the model's loss and `augment`
+    "golden",
+}  # by the recipe, training, the model's loss, `augment` and the evaluation
 
 
 @pytest.mark.parametrize("kind", fields.names())
@@ -166,8 +167,9 @@ def test_every_key_works_on_both_sides_or_is_listed_as_working_on_one(kind: str)
         out = noted("out")
         head = module.Head(config, codec, WIDTH, Loss())
         if head.AUTOREGRESSIVE:
-            head.tie(module.Encoder(config_of(kind), codec, WIDTH, 4))
-            module.ANSWERS(config, codec)
+            head.tie(head.READER(config_of(kind), codec, WIDTH, 4))
+            if hasattr(module, "ANSWERS"):
+                module.ANSWERS(config, codec)
         else:
             batch = batch_of(kind, values[:2])
             features = Features(torch.zeros(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool))

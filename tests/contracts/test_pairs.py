@@ -43,11 +43,16 @@ def places(backbone: str) -> bool:
     return bool(backbones.load(backbone).Backbone.PLACES)
 
 
+def takes_inputs(kind: str) -> bool:
+    return not writes(kind) or hasattr(fields.load(kind), "ANSWERS")
+
+
 ALL = [
     (into, backbone, out)
     for into in with_side("Encoder")
     for backbone in backbones.names()
     for out in with_side("Head")
+    if takes_inputs(out)
 ]
 SENSIBLE = [
     (into, backbone, out)
@@ -152,6 +157,14 @@ def test_a_pair_that_makes_no_sense_is_refused_with_the_recipe(into: str, backbo
         check_clear(str(caught.value), "model.kind", backbone, "step by step" if writes(out) else "places")
     else:
         check_clear(str(caught.value), "outputs.y.of", f"an input of type {of(out)}")
+
+
+@pytest.mark.parametrize("into", with_side("Encoder"))
+@pytest.mark.parametrize("out", [kind for kind in with_side("Head") if not takes_inputs(kind)])
+def test_an_input_beside_a_type_that_takes_none_is_refused_with_the_recipe(into: str, out: str, data: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(data, into, "transformer", out)
+    check_clear(str(caught.value), "inputs", "'x'", f"none beside a {out}")
 
 
 def test_every_input_type_at_once_meets_every_head_that_is_not_written(

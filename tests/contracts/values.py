@@ -50,6 +50,15 @@ VALUES = {
         settings={"tokenizer": {"kind": "byte"}, "max_length": 24},
         metrics=("bits_per_byte", "perplexity", "loss"),
     ),
+    "chat": Values(
+        make=lambda row: [
+            {"role": "user", "content": f"row {row} 好?"},
+            {"role": "assistant", "content": "good" if row % 2 else "bad <|end|>"},
+        ],
+        unseen=[{"role": "assistant", "content": "\u0416 never seen \u2603"}],
+        settings={"tokenizer": {"kind": "byte"}, "max_length": 48},
+        metrics=("bits_per_byte", "perplexity", "loss"),
+    ),
     "category": Values(
         make=lambda row: "abc"[row % 3],
         unseen="never seen",
