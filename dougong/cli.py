@@ -315,6 +315,11 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
 @verb
 @run_argument
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]…")
+@click.option(
+    "--messages",
+    type=click.Path(path_type=Path),
+    help="Of a chat: a file of conversations, each of which is replied to.",
+)
 @click.option("--max-tokens", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option(
     "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0: always the most likely token."
@@ -341,16 +346,21 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
     metavar="FILE",
     help="What is written is JSON that fits the schema in this file.",
 )
-def generate(run: str, prompts: tuple[str, ...], json_schema: Path | None, **options: Any) -> tuple[Any, str]:
-    """Write text after each prompt (from nothing where there is none)."""
+def generate(
+    run: str, prompts: tuple[str, ...], messages: Path | None, json_schema: Path | None, **options: Any
+) -> tuple[Any, str]:
+    """Write text after each prompt (from nothing where there is none); of a chat, the reply to each."""
     import dougong
     from dougong.inference.json_schemas import read_schema
 
+    opened = dougong.load(run)
     prompts = prompts or ("",)
     schema = None if json_schema is None else read_schema(json_schema)
-    texts = dougong.generate(run, prompts, json_schema=schema, **options)
+    texts = dougong.generate(opened, prompts, messages=messages, json_schema=schema, **options)
+    if messages:
+        return {"texts": [{"text": text} for text in texts]}, "\n\n".join(texts)
     shown = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
-    return {"texts": shown}, "\n\n".join(item["prompt"] + item["text"] for item in shown)
+    return {"texts": shown}, "\n\n".join(texts if opened.converses else map("".join, zip(prompts, texts, strict=True)))
 
 
 @verb

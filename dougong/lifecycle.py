@@ -19,8 +19,9 @@ from dougong.core.artefacts import make_folder, write_file
 from dougong.core.devices import pick_device
 from dougong.core.errors import ArtefactError, DataError, Note, bad_field, nearest
 from dougong.core.locks import lock
+from dougong.data import conversations, sources
 from dougong.data import prepare as preparation
-from dougong.data import sources
+from dougong.data.conversations import Message
 from dougong.data.report import DataReport
 from dougong.data.rows import SPLITS, beside
 from dougong.evaluation import comparison, measure, settling, summary
@@ -258,13 +259,41 @@ def _readable(run: Run, file: Path, row: sources.Row | sources.BadRow) -> tuple[
     return values, ""
 
 
-def generate(run: Run | str | Path, prompts: str | Sequence[str] = ("",), **options: Any) -> list[str]:
-    """Text that the run writes after each prompt.
+def generate(
+    run: Run | str | Path, prompts: str | Sequence[Any] = ("",), *, messages: str | Path | None = None, **options: Any
+) -> list[str]:
+    """Text that the run writes after each prompt; of a chat the reply to each, a text or a list of messages.
 
+    `messages` is a file of conversations that takes the place of prompts.
     Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, beams, length_penalty, regex, json_schema.
     """
     generation.options(options)
-    return runs.open_run(run).generate([prompts] if isinstance(prompts, str) else list(prompts), **options)
+    run = runs.open_run(run)
+    if messages is not None:
+        if tuple(prompts) != ("",):
+            raise bad_field("messages", str(messages), "prompts or a file of messages, not both", "leave one out")
+        prompts = _conversations(run, str(messages))
+    return run.generate([prompts] if isinstance(prompts, str) else list(prompts), **options)
+
+
+def _conversations(run: Run, data: str) -> list[list[Message]]:
+    """The conversations of a file's rows, which wait for a reply."""
+    if not run.converses:
+        raise bad_field("messages", data, "a run whose output is a chat", "give prompts as text")
+    column = run.outputs[0].column
+    found = []
+    for file in sources.find_files(data, Path.cwd()):
+        for row in sources.read_rows(file, unit=run.recipe.data.text_rows):
+            if isinstance(row, sources.BadRow):
+                raise DataError(f"{file}: row {row.number}: {row.reason}. Fix: correct the row.")
+            if column not in row.values:
+                there = ", ".join(map(str, row.values))
+                raise DataError(f"{file}: row {row.number}: no column {column!r}; it has {there}. Fix: add it.")
+            try:
+                found.append(conversations.read(row.values[column]))
+            except ValueError as error:
+                raise DataError(f"{file}: row {row.number}: {error}. Fix: correct the row.") from None
+    return found
 
 
 def report(run: Run | str | Path) -> Path:

@@ -67,6 +67,11 @@ class Run:
         return autocast_for(self.recipe.train, next(self.model.parameters()).device, self.model)
 
     @property
+    def converses(self) -> bool:
+        """Whether it replies to what is said, and does not write on."""
+        return any(hasattr(field.codec, "render") for field in self.outputs)
+
+    @property
     def held_out(self) -> str | None:
         """The split that a run is judged on: test where there is one; None where no row was held out."""
         rows = self.receipt["data"]["rows"]
@@ -136,8 +141,11 @@ class Run:
             results += self._answers(self.encode(chunk, notes))
         return results
 
-    def generate(self, prompts: str | Sequence[str] = ("",), **options: Any) -> list[str]:
-        """The continuation of each prompt; the options are those of `dougong generate` (max_tokens, temperature, seed …)."""
+    def generate(self, prompts: str | Sequence[Any] = ("",), **options: Any) -> list[str]:
+        """The continuation of each prompt, or the reply to each conversation.
+
+        The options are those of `dougong generate` (max_tokens, temperature, seed …).
+        """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         return generate.generate(self.model, prompts, generate.options(options))
 

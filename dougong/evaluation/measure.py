@@ -18,6 +18,7 @@ from dougong.data.columns import Column, Columns, Ragged, concatenated
 from dougong.data.loader import Plan, WindowPlan
 from dougong.data.shards import read_shard, write_shard
 from dougong.fields import Field, metrics_of
+from dougong.inference import golden
 from dougong.inference.predict import Autocast, losses, predictions
 from dougong.metrics.classification import F1, CalibrationError, Confusion, LabelsF1
 from dougong.metrics.intervals import Accumulator, Estimate
@@ -38,7 +39,9 @@ class Measured:
     rows: int
     metrics: dict[str, Estimate]
     losses: dict[str, float]  # of each output, as training counts it
-    details: dict[str, dict[str, Any]] = field(default_factory=dict)  # output -> classes, confusion matrix, …
+    details: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # output -> classes, confusion matrix, golden replies …
 
     def to_json(self) -> dict[str, Any]:
         """As `evaluate --json` gives it. A metric that speaks of fewer rows than there are says of how many."""
@@ -95,6 +98,8 @@ def measure(
         out.name: _details(metrics[out.name], accumulators[out.name], getattr(out.codec, "classes", ()))
         for out in model.outputs
     }
+    if write and model.written is not None and (replies := golden.replies(model, plan.split)):
+        details[model.written.name]["golden"] = replies
     mean_losses = {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
     return Measured(split, rows, estimates, mean_losses, details)
 

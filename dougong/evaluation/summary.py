@@ -122,6 +122,9 @@ def samples(run: Run) -> list[dict[str, Any]]:
 def _samples(run: Run) -> list[dict[str, Any]]:
     if run.held_out is None:
         return []
+    if run.converses:  # what the evaluation has asked already
+        measured = read_measured(run.folder / "evaluations" / run.held_out)
+        return [_spoken(each) for each in measured.details[str(run.recipe.written)].get("golden", ())]
     split = run.prepared.split(run.held_out)
     columns = split.take(np.linspace(0, split.rows - 1, min(SAMPLES, split.rows)).astype(np.int64))
     decoded = {
@@ -153,6 +156,11 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         }
         for row, target, answer in zip(rows, targets, run.predict(rows), strict=True)
     ]
+
+
+def _spoken(golden: dict[str, Any]) -> dict[str, str]:
+    said = [f"{message['role']}: {message['content']}\n" for message in golden["messages"]]
+    return {"prompt": "".join([*said, "assistant: "]), "text": golden["reply"]}
 
 
 def _lines(values: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ from dougong.layers.features import Features
 from dougong.layers.losses import Loss
 
 METRICS = text.METRICS
+MOST_GOLDEN = 20
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,14 @@ class Config(FieldConfig):
     lowercase: bool = False
     tied: bool = True
     runs: Annotated[int, Field(ge=1, le=8)] = 1
-    golden: Annotated[tuple[tuple[GoldenMessage, ...], ...], Field(max_length=20)] = ()  # answered at each evaluation
+    golden: tuple[tuple[GoldenMessage, ...], ...] = ()  # answered at each evaluation
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
         as_text(self)  # what a text refuses
+        if len(self.golden) > MOST_GOLDEN:
+            expected = f"at most {MOST_GOLDEN} conversations: they are answered at each evaluation"
+            raise bad_field("chat.golden", f"{len(self.golden)} conversations", expected, "leave some out")
         for place, conversation in enumerate(self.golden):
             check_waits(f"chat.golden[{place}]", dump(conversation))
 
@@ -127,6 +131,16 @@ class Codec:
         self.end = self.id(template.end)
         self.closing = [self.end, *self.ids(template.after)]
         self.check(specials)
+        self.check_golden()
+
+    def check_golden(self) -> None:
+        """Those that the recipe names are replied to as they stand, or not at all."""
+        for place, conversation in enumerate(self.config.golden):
+            if (length := len(self.render(dump(conversation), reply=True))) > self.config.max_length:
+                expected = f"at most max_length ({self.config.max_length:,}) tokens, found {length:,}"
+                raise bad_field(
+                    f"chat.golden[{place}]", dump(conversation), expected, "shorten it, or raise max_length"
+                )
 
     def id(self, special: str) -> int:
         token: int = self.tokenizer.get_vocab()[special]

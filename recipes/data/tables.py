@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def write_csv(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
     tell(name, len(rows))
 
 
-def write_jsonl(name: str, rows: Iterable[dict[str, str]]) -> None:
+def write_jsonl(name: str, rows: Iterable[Mapping[str, object]]) -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     with writing(name) as path:
         path.write_text("".join(lines), encoding="utf-8")

@@ -139,8 +139,7 @@ USED_ELSEWHERE = {
     "boundaries",  # windows are cut by it
     "loss",
     "augment",
-    "golden",
-}  # by the recipe, training, the model's loss, `augment` and the evaluation
+}  # by the recipe, training, the model's loss and `augment`
 
 
 @pytest.mark.parametrize("kind", fields.names())

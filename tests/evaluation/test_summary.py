@@ -9,7 +9,7 @@ from dougong import assembly
 from dougong.evaluation import summary
 from tests.small_runs import run
 
-SORTS = ["reviews", "prices", "tags", "poems", "replies"]
+SORTS = ["reviews", "prices", "tags", "poems", "chats", "replies"]
 
 
 @pytest.mark.parametrize("name", SORTS)
@@ -35,9 +35,12 @@ def test_samples_show_held_out_rows(name: str):
     trained = run(name)
     found = summary.samples(trained)
     assert 1 <= len(found) <= summary.SAMPLES
-    keys = {"prompt", "text"} if name == "poems" else {"input", "prediction", "target", "right"}
-    assert all(set(sample) == keys for sample in found)
-    if name != "poems":
+    written = name in ("poems", "chats")
+    assert all(
+        set(sample) == ({"prompt", "text"} if written else {"input", "prediction", "target", "right"})
+        for sample in found
+    )
+    if not written:
         (output,) = trained.recipe.outputs
         assert all(sample["prediction"].startswith(f"{output}: ") for sample in found)
         assert all(sample["target"].startswith(f"{output}: ") for sample in found)

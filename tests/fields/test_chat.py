@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import dougong
-from dougong.core.config import read
+from dougong.cli import main
+from dougong.core.artefacts import read_json
+from dougong.core.config import dump, read
+from dougong.core.errors import DataError, FieldError, Note
 from dougong.data.columns import Ragged
 from dougong.data.loader import collate
 from dougong.fields import chat
 from dougong.fields.chat import Codec, Config, Head
+from dougong.inference import golden
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss
 from dougong.model import initialize
 from tests.clear_error import clear_error
-from tests.small_runs import run
+from tests.small_runs import recipe_of, run
 
 WIDTH = 16
 
@@ -243,3 +249,138 @@ def test_a_model_learns_to_reply_and_ends_its_reply() -> None:
     trained = run("chats")
     asked: list[Any] = ["lovely", said("u: awful"), said("s: oppose", "u: awful", "a: yes", "u: awful")]
     assert dougong.generate(trained, asked, temperature=0.0, max_tokens=20) == ["no", "yes", "yes"]
+
+
+def test_evaluation_keeps_greedy_replies_that_can_be_asked_again() -> None:
+    trained = run("chats")
+    found = read_json(trained.folder / "evaluations" / str(trained.held_out) / "result.json")["details"]["messages"][
+        "golden"
+    ]
+    assert 1 <= len(found) <= golden.COUNT
+    assert all(one["messages"][-1]["role"] == "user" for one in found)
+    again = trained.generate([one["messages"] for one in found], temperature=0.0, max_tokens=golden.MAX_TOKENS)
+    assert again == [one["reply"] for one in found]
+
+
+def test_golden_conversations_of_the_recipe_are_those_that_are_asked() -> None:
+    trained = run("chats")
+    (field,) = trained.outputs
+    asked, _ = read(Config, dump(field.config) | {"golden": [said("u: good"), said("s: oppose", "u: dull")]})
+    asking = dataclasses.replace(field, config=asked)
+    model = trained.model
+    kept, model.written = model.written, asking
+    try:
+        found = golden.replies(model, trained.prepared.split("validation"))
+    finally:
+        model.written = kept
+    assert found == [
+        {"messages": said("u: good"), "reply": "no"},
+        {"messages": said("s: oppose", "u: dull"), "reply": "yes"},
+    ]
+
+
+def test_a_golden_conversation_that_cannot_be_asked_is_refused() -> None:
+    for golden_, expected in [
+        ([said("u: x", "a: y")], "a conversation that waits for a reply"),
+        ([[]], "a list of messages {role, content}"),
+        ([said("u: x")] * 21, "at most 20 conversations"),
+    ]:
+        _, problems = read(Config, {"golden": golden_}, "outputs.messages")
+        assert len(problems) == 1
+        assert problems[0].key.startswith("outputs.messages.golden")
+        assert expected in str(problems[0])
+    with clear_error("chat.golden[0]", "at most max_length (5) tokens, found 12"):
+        fitted(max_length=5, golden=[said("u: too long!")])
+
+
+# -------------------------------------------------------------------------------------------------------------- prompts
+
+
+def test_the_oldest_messages_of_a_long_prompt_are_left_out_but_the_systems() -> None:
+    codec = fitted(max_length=17)
+    asked = said("s: sys", "u: one", "a: two", "u: three")
+    with pytest.warns(
+        Note, match=r"prompts\[0\]: its 2 oldest messages are left out: the model looks back on 17 tokens"
+    ):
+        tokens = codec.prompt(asked, "prompts[0]")
+    assert tokens == codec.render([asked[0], asked[3]], reply=True)
+    with clear_error("prompts[3]", "at most the 17 tokens", "found 34", "larger max_length"):
+        codec.prompt("thirty letters are far too many", "prompts[3]")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (" ", "message 1: expected a content that is text and not empty"),
+        (said("u: x", "a: y"), "expected a conversation that waits for a reply. Fix: leave its last message out"),
+        (said("u: x")[0], "expected a list of messages {role, content}. Fix: give a text, or a list of messages"),
+        (7, "expected a list of messages {role, content}"),
+        ("a\ud83d", "expected whole characters"),
+        (said("u: a\ud83d"), "expected whole characters"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_told_by_its_place(prompt: object, expected: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        run("chats").generate(["x", prompt])
+    assert str(caught.value).startswith("prompts[1] = ")
+    assert expected in str(caught.value)
+
+
+def test_an_empty_prompt_lets_the_assistant_begin() -> None:
+    codec = CODECS["byte", "dougong"]
+    assert codec.prompt("", "p") == codec.prompt([], "p") == codec.openings["assistant"]
+
+
+def test_a_file_of_conversations_is_replied_to(tmp_path: Path) -> None:
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps({"messages": said(turn)}) + "\n" for turn in ("u: lovely", "u: awful")))
+    options = ["--temperature", "0", "--max-tokens", "9"]
+    plain = CliRunner().invoke(main, ["generate", str(run("chats").folder), "--messages", str(file), *options])
+    assert (plain.exit_code, plain.stdout) == (0, "no\n\nyes\n")
+    told = CliRunner().invoke(main, ["generate", str(run("chats").folder), "lovely", *options, "--json"])
+    assert json.loads(told.stdout) == {"texts": [{"prompt": "lovely", "text": "no"}]}
+    only = CliRunner().invoke(main, ["generate", str(run("chats").folder), "lovely", *options])
+    assert only.stdout == "no\n"
+    file.write_text(json.dumps({"message": 1}) + "\n")
+    with clear_error(str(file), "row 1", "no column 'messages'; it has message", error=DataError):
+        dougong.generate(run("chats"), messages=file)
+    file.write_text(json.dumps({"messages": [{"role": "x"}]}) + "\n")
+    with clear_error(str(file), "row 1: message 1: expected one of the roles", error=DataError):
+        dougong.generate(run("chats"), messages=file)
+    with clear_error("messages", "a run whose output is a chat"):
+        dougong.generate(run("poems"), messages=file)
+    with clear_error("messages", "not both"):
+        dougong.generate(run("chats"), ["x"], messages=file)
+
+
+def test_predict_sends_to_generate() -> None:
+    with pytest.raises(FieldError, match="use generate"):
+        run("chats").predict([{"messages": said("u: x")}])
+
+
+# ------------------------------------------------------------------------------------------------------------- the data
+
+
+def test_rows_that_cannot_be_learnt_from_are_in_quarantine_and_replies_beyond_the_limit_are_counted(
+    tmp_path: Path,
+) -> None:
+    rows: list[Any] = [{"messages": said(f"u: question {row}", f"a: an\r\nswer {row}")} for row in range(200)]
+    rows += [{"messages": said("u: x")}, {"messages": json.dumps(said("u: as text", "a: fine"))}, {"messages": None}]
+    rows += [{"messages": said("u: x", "a: y", f"u: {'long ' * 20}", "a: never read")}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_of("chats") | {
+        "name": "q",
+        "data": {"train": str(tmp_path / "rows.jsonl"), "cache": str(tmp_path / "c")},
+    }
+    prepared = dougong.prepare(recipe)
+    report = prepared.report
+    assert report.rows_read == 204
+    assert report.used.total() == 202
+    assert sum(count for reason, count in report.bad.items() if "at least one message of the assistant" in reason) == 1
+    assert report.dropped["missing messages"] == 1
+    assert report.changed["unicode"] == 200
+    assert {note.split(": ")[1]: count for note, count in report.notes.items()} == {
+        "conversations cut to 48 tokens": 1,
+        "messages left out": 2,
+        "replies left out": 1,
+    }
