@@ -27,8 +27,8 @@ from dougong.core.errors import Note, bad_field
 from dougong.data import conversations
 from dougong.data.columns import Columns, Ragged
 from dougong.data.conversations import ROLES, Message
+from dougong.data.tokenizers import END, AnyTokenizer, BPETokenizer, TokenizerConfig
 from dougong.fields import FieldConfig, text
-from dougong.fields.text import END, BPETokenizer, TokenizerConfig
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss
 
@@ -119,8 +119,11 @@ class Codec:
     PATHS = False
     SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all that hold so many characters as a tokenizer takes
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, template: Template):
+    def __init__(self, config: Config, tokenizer: AnyTokenizer, template: Template):
         self.config, self.template = config, template
+        if not isinstance(tokenizer, Tokenizer):
+            expected = "one that takes further special tokens, which a sentencepiece model does not"
+            raise bad_field("chat.tokenizer", config.tokenizer.kind, expected, "write tokenizer: bpe")
         specials = [*dict.fromkeys(special for special, _ in template.openings.values()), template.end]
         tokenizer.add_special_tokens(specials)
         self.contents = text.Codec(as_text(config), tokenizer)  # of messages

@@ -192,8 +192,7 @@ class Codec:
         if not isinstance(value, str):
             raise bad_field(place, value, "text", "give each prompt as text")
         check_characters(place, value)
-        ids: list[int] = self.tokenizer.encode(value, add_special_tokens=False).ids
-        return ids
+        return self.ids([value])[0]
 
     def decode(self, columns: Columns) -> list[str]:
         tokens = columns["tokens"]
