@@ -23,8 +23,8 @@ from dougong import backbones, fields
 from dougong.core import lean
 from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
-from dougong.fields import Field
-from dougong.layers.features import Features
+from dougong.fields import Field, reads_apart
+from dougong.layers.features import Features, stacked
 from dougong.layers.losses import Loss
 
 Batch = dict[str, Tensor]
@@ -43,6 +43,7 @@ class Model(nn.Module):
         self.written = next((field for field in outputs if field.type.Head.AUTOREGRESSIVE), None)
         self.masked = self.written is not None and fields.masked(self.written.config)
         assert not (self.masked and self.inputs)  # refused by the recipe
+        self.paired = next((field for field in outputs if reads_apart(field.config)), None)
         module = backbones.load(config.kind)
         if self.written is not None and not module.Backbone.CAUSAL:
             fix = "use kind: transformer, recurrent or convnet"
@@ -50,7 +51,8 @@ class Model(nn.Module):
         if self.written is not None and fields.bounded(self.written.config) and not keeps_apart(config):
             raise bad_field("model.kind", config.kind, KEEPS_APART, "use kind: transformer")
         arriving = self.inputs + ([self.written] if self.written else [])
-        for field in arriving:
+        self.one_encoder = self.paired is not None and shares_encoder(self.paired, self.inputs, encoders)
+        for field in arriving[:1] if self.one_encoder else arriving:
             own = encoders.get(field.name)
             reader = field.type.Head.READER if field is self.written else field.type.Encoder
             self.add_module(f"in_{field.name}", Arrival(field, reader, own, config.width, module.Backbone.PATCH))
@@ -60,9 +62,12 @@ class Model(nn.Module):
             joined = self.inputs
             self.encoder = module.Backbone(encoder_config(config), positions=self.positions(joined))
             config = replace(config, cross=True)
-        if len(joined) > 1:
+        if len(joined) > 1 and not self.one_encoder:
             self.roles = Roles(len(joined), config.width)
         positions = self.positions([self.written] if self.encoder is not None and self.written else joined)
+        if self.paired is not None:
+            lengths = {self.positions([field]) for field in joined}
+            positions = lengths.pop() if len(lengths) == 1 else None
         self.backbone = module.Backbone(
             config, positions=positions, causal=self.written is not None and not self.masked
         )
@@ -82,19 +87,38 @@ class Model(nn.Module):
         return None if None in lengths else sum(length for length in lengths if length is not None)
 
     def arrival(self, field: Field) -> Arrival:
-        return self.get_submodule(f"in_{field.name}")  # type: ignore[return-value]
+        name = self.inputs[0].name if self.one_encoder else field.name
+        return self.get_submodule(f"in_{name}")  # type: ignore[return-value]
 
     def head(self, field: Field) -> Any:
         return self.get_submodule(f"out_{field.name}")
 
     def forward(self, batch: Batch) -> Features:
-        """The features that the heads read: for a written output, those of its own positions only."""
+        """The features that the heads read: for a written output, those of its own positions only.
+
+        For a pairing those of each input by itself, below each other: 2B rows.
+        """
+        if self.paired is not None:
+            return stacked([self.alone(field, batch) for field in self.inputs])
         arrived = [self.arrival(field)(batch) for field in self.inputs]
         if self.written is None:
             return self.backbone(self.join(arrived), causal=False)
         if self.masked:
             return self.backbone(at_precision(self.arrival(self.written).concealed(batch)))
         return self.read(arrived, self.arrival(self.written).shifted(batch))
+
+    def alone(self, field: Field, batch: Batch) -> Features:
+        """The features of one input, which the others have no part in."""
+        arrived = self.arrival(field)(batch, field.name)
+        if not self.one_encoder:
+            place = [each.name for each in self.inputs].index(field.name)
+            arrived = replace(arrived, values=self.roles(place, arrived.values))
+        return self.backbone(at_precision(arrived), causal=False)
+
+    def embed(self, field: Field, batch: Batch) -> Tensor:  # (B, E)
+        """One input of each row as a vector of length 1, in the space of a pairing."""
+        assert self.paired is not None
+        return self.head(self.paired).embed(self.alone(field, batch))
 
     def read(self, arrived: list[Features], written: Features, cache: Any = None) -> Features:
         """The features of what is written so far, given the inputs; `cache` remembers all for the steps that follow."""
@@ -200,8 +224,9 @@ class Arrival(nn.Module):
             self.project = nn.Linear(self.own.out_width, width)
             self.positions = None  # a backbone may change how many there are
 
-    def forward(self, batch: Batch) -> Features:
-        features = self.encoder(batch, self.name)
+    def forward(self, batch: Batch, name: str | None = None) -> Features:
+        """The features of the input; `name`: of another that shares this way."""
+        features = self.encoder(batch, name or self.name)
         if self.own is None:
             return features
         features = self.own(features)
@@ -257,6 +282,10 @@ KEEPS_APART = "a backbone that keeps documents apart within a window (boundaries
 def keeps_apart(config: Any) -> bool:
     """Whether the backbone of this config looks at the segments of what it is given."""
     return getattr(backbones.load(config.kind).Backbone, "SEGMENTS", False)
+
+
+def shares_encoder(paired: Field, inputs: Sequence[Field], encoders: dict[str, Any]) -> bool:
+    return bool(paired.type.shares(paired.config, {field.name: field.config for field in inputs}, encoders))
 
 
 def layout_of(config: Any) -> str:

@@ -16,6 +16,7 @@ from dougong import backbones, fields
 from dougong.core.config import Marks, adapter, dump, dump_yaml, parse_yaml, read, read_text
 from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, RecipeError, nearest
 from dougong.data import prepare
+from dougong.data.rows import has_column
 from dougong.model import KEEPS_APART, can_tell, keeps_apart
 from dougong.training import loop
 
@@ -53,6 +54,19 @@ class Recipe:
     def masked(self) -> bool:
         """Whether its text is told from both sides, some of it hidden, and not written."""
         return any(fields.masked(config) for config in self.outputs.values())
+
+    @property
+    def paired(self) -> str | None:
+        """The output that reads each input by itself (a pairing), if there is one."""
+        return next((name for name, config in self.outputs.items() if fields.reads_apart(config)), None)
+
+    @property
+    def shares_encoder(self) -> bool:
+        """Whether its inputs, read by themselves, go through one encoder."""
+        if self.paired is None:
+            return False
+        config = self.outputs[self.paired]
+        return bool(fields.load(config.type).shares(config, self.inputs, self.encoders))
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out; it reads back as the same recipe."""
@@ -230,6 +244,9 @@ class Reader:
             encoder = self.backbone(f"{key}.encoder", value.pop("encoder"), "tiny")
         config, problems = read(module.Config, value, key, ("encoder",) if part == "Encoder" else ())
         self.problems += problems
+        if config is not None and config.column is not None and not has_column(module):
+            expected = f"nothing: a {config.type} is made of the inputs, and has no column of its own"
+            self.wrong(f"{key}.column", config.column, expected, "remove it")
         for setting in dataclasses.fields(config) if config is not None else ():
             if setting.name in one_sided and getattr(config, setting.name) != setting.default:
                 self.wrong(f"{key}.{setting.name}", value[setting.name], f"it among the {other} only", "remove it")
@@ -321,6 +338,8 @@ class Reader:
             if inputs and fields.bounded(config):
                 expected = "false beside inputs: each row is read by itself"
                 self.wrong(f"outputs.{name}.boundaries", True, expected, "remove it")
+            if fields.reads_apart(config):
+                self.apart(name, config, inputs, outputs, encoders, train)
         for name, config in inputs.items():
             if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
                 expected = "0 beside other inputs: the rows that it blends would differ in them"
@@ -333,7 +352,10 @@ class Reader:
                 self.wrong("train.batch_tokens", train.batch_tokens, expected, f"write batch_tokens: {context}")
         if model is None:
             return
+        paired = next((config for config in outputs.values() if fields.reads_apart(config)), None)
+        alike = paired is not None and self.alike(paired, inputs, encoders)
         pictures = [name for name, config in inputs.items() if config.type == "image" and name not in encoders]
+        pictures = [] if alike else pictures  # both are read as images
         if model.kind == "convnet" and pictures and len(inputs) > 1:
             expected = f"a backbone that can read the image {pictures[0]!r} beside other inputs"
             fix = f"write kind: transformer, or give it an encoder of its own: {pictures[0]}: {{type: image, encoder: convnet}}"
@@ -366,7 +388,8 @@ class Reader:
             self.length("model", model, arriving)
             self.length("model", model, answered)
         else:
-            self.length("model", model, [*arriving, *answered])
+            for together in [[each] for each in arriving] if paired else [[*arriving, *answered]]:
+                self.length("model", model, together)
         for name, encoder in encoders.items():
             if name in inputs and encoder is not None:
                 self.length(f"inputs.{name}.encoder", encoder, [inputs[name]])
@@ -402,6 +425,43 @@ class Reader:
                 if getattr(config, "words", False) and name not in named:
                     self.wrong(f"{side}.{name}.words", True, "false: no output names its words", "remove it")
         return inputs, outputs
+
+    def apart(
+        self,
+        name: str,
+        config: Any,
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+        encoders: dict[str, Any],
+        train: Any,
+    ) -> None:
+        """What an output asks that reads each input by itself and learns from the other rows of its batch."""
+        key = f"outputs.{name}"
+        if len(outputs) > 1:
+            self.wrong(key, config.type, f"a {config.type} to be the only output", "train two models")
+        if len(inputs) != 2:
+            expected = f"two inputs for a {config.type}, which belong together"
+            self.wrong("inputs", ", ".join(inputs) or "none", expected, "write inputs: {query: text, passage: text}")
+        elif config.asks not in (None, *inputs):
+            near = nearest(str(config.asks), list(inputs)) or next(iter(inputs))
+            self.wrong(f"{key}.asks", config.asks, f"one of {', '.join(inputs)}", f"write asks: {near}")
+        self.alike(config, inputs, encoders, key)
+        if train is None:
+            return
+        expected = "the whole batch at once: its other rows are what each row must tell its own from"
+        if train.accumulate > 1:
+            self.wrong("train.accumulate", train.accumulate, f"1, {expected}", "remove it, or lower batch_size")
+        if train.micro_batch != "auto" and train.micro_batch < (train.batch_size or train.micro_batch + 1):
+            self.wrong("train.micro_batch", train.micro_batch, f"auto, {expected}", "remove it, or lower batch_size")
+
+    def alike(self, config: Any, inputs: dict[str, Any], encoders: dict[str, Any], key: str | None = None) -> bool:
+        """Whether the inputs go through one encoder; where they cannot and `key` is given, it is a mistake."""
+        try:
+            return len(inputs) == 2 and bool(fields.load(config.type).shares(config, inputs, encoders))
+        except FieldError as error:
+            if key:
+                self.wrong(f"{key}.{error.field}", error.value, error.expected, error.fix)
+            return False
 
     def cleaning(self, data: Any, configs: Sequence[Any]) -> None:
         """Rules that no field of the recipe could fall under."""

@@ -142,4 +142,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data": {"train": "tags.jsonl"}, "model": {"kind": "recurrent", "preset": "tiny"},
         "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
     },
+    "pairs": {
+        "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES, "reply": BYTES},
+        "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text"}},
+    },
 }  # fmt: skip

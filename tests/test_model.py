@@ -215,6 +215,21 @@ def shake(model: Model) -> None:
         parameter.data.add_(0.2 * torch.randn_like(parameter))
 
 
+@pytest.mark.parametrize("inputs", [[TEXT, SIZE], [SIZE, field_of("number", "o")]], ids=["unlike", "alike"])
+def test_a_pairing_reads_each_input_by_itself(inputs: list[Field]) -> None:
+    paired = field_of("pairing", "p")
+    model = model_of(inputs, [paired]).eval()
+    shake(model)
+    batch = batch_of([*inputs, paired])
+    with torch.no_grad():
+        sides = model.predict(batch)["p"]
+        for field, side in zip(inputs, ("first", "second"), strict=True):
+            alone = {key: value for key, value in batch.items() if key.startswith(f"{field.name}.")}
+            assert torch.allclose(model.embed(field, alone), sides[side], atol=1e-5)
+    assert model.predict(batch)["p"]["first"].shape == (5, 8)
+    assert model.one_encoder == (inputs[0] is SIZE)
+
+
 def test_losses_are_sums_over_the_targets_that_counts_counts() -> None:
     model = model_of([TEXT], [LABEL, SIZE])
     shake(model)

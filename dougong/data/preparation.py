@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from dougong.data.ordering import mixed
 from dougong.data.processes import Spread, processes
 from dougong.data.records import Unit
 from dougong.data.report import DataReport
-from dougong.data.rows import Chunk, Cleaner, Used, chunked, named, nothing_left, one_class, restored
+from dougong.data.rows import Chunk, Cleaner, Used, chunked, in_columns, named, nothing_left, one_class, restored
 from dougong.data.shards import write_shard
 from dougong.data.splitting import SPLITS
 
@@ -156,7 +157,7 @@ class Preparation:
                 start += len(train)
                 self.report.count_dropped(rule, len(dropped))
                 for row in read_rows(part, None).take(pa.array(dropped)).to_pylist():
-                    values = {field.column: row[field.name] for field in self.used}
+                    values = {field.column: row[field.name] for field in in_columns(self.used)}
                     stream.write(_line(quarantine.record(row["_file"], row["_row"], rule, values, bad=False)))
 
     def near_duplicates(
@@ -216,14 +217,18 @@ class Preparation:
 
     def fit(self, used: list[Used], parts: list[Path], keep: dict[Path, np.ndarray]) -> dict[str, Any]:
         """Step 3: every field's codec, fitted on the training rows that stay."""
-        codecs = {}
+        codecs: dict[str, Any] = {}
         for field in used:
             path = self.folder / "fields" / f"{field.name}.json"
+            first = together(field, used)[0]
+            if first.name in codecs and not path.exists():  # the same values give the same codec
+                write_json(path, codecs[first.name].to_json(), field.name)
             if path.exists():
                 codecs[field.name] = field.module.Codec.from_json(field.config, read_json(path))
                 continue
             self.say(f"fitting {field.name} ({field.config.type}) on the training rows")
-            codec = field.module.Codec.fit(field.config, self.values(field, parts, keep))
+            values = (self.values(each, parts, keep) for each in together(field, used))
+            codec = field.module.Codec.fit(field.config, chain.from_iterable(values))
             classes = getattr(codec, "classes", None)
             if field.output and classes is not None and len(classes) < (2 if field.config.type == "category" else 1):
                 raise one_class(field, list(classes))
@@ -272,6 +277,11 @@ class Preparation:
             for (field, what), count in counts.items():
                 self.report.count_note(f"{field}: {what}", count)
         return rows
+
+
+def together(field: Used, used: list[Used]) -> list[Used]:
+    """The fields that are fitted on each other's values; the field alone, where it has a vocabulary of its own."""
+    return [each for each in used if each.vocabulary == field.vocabulary] if field.vocabulary else [field]
 
 
 class TrainColumn:

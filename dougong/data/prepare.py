@@ -26,7 +26,7 @@ from dougong.data.cleaning import Config as Cleaning
 from dougong.data.preparation import Preparation
 from dougong.data.records import Unit
 from dougong.data.report import DataReport
-from dougong.data.rows import SPLITS, Used
+from dougong.data.rows import SPLITS, Used, in_columns
 from dougong.data.shards import Split, check_bytes, damaged
 from dougong.data.watched import SourceFiles, own_files
 
@@ -221,8 +221,8 @@ def check_columns(files: dict[str, list[Path]], used: list[Used], unit: Unit) ->
         if not path.is_file()
     ]
     for file in sorted({file for group in files.values() for file in group}):
-        present = sources.columns(file, unit=unit, wanted={field.column for field in used})
-        for field in used:
+        present = sources.columns(file, unit=unit, wanted={field.column for field in in_columns(used)})
+        for field in in_columns(used):
             if present and field.column not in present:
                 near = nearest(field.column, present)
                 side = "outputs" if field.output else "inputs"

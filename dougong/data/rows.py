@@ -33,12 +33,16 @@ CHUNK_ROWS, CHUNK_BYTES = 20_000, 4 << 20  # a chunk ends at whichever comes fir
 
 @dataclass(frozen=True)
 class Used:
-    """A field as the preparation needs it: its name, config, and type's module, and whether it comes out."""
+    """A field as the preparation needs it: its name, config, and type's module, and whether it comes out.
+
+    Fields of one `vocabulary` are fitted together, on the values of all of them.
+    """
 
     name: str
     config: Any
     output: bool
     module: ModuleType
+    vocabulary: str | None = None
 
     @property
     def column(self) -> str:
@@ -46,6 +50,16 @@ class Used:
 
     def parse(self, value: object) -> object:
         return self.module.Codec.parse(value, self.config)
+
+
+def has_column(module: ModuleType) -> bool:
+    """Whether a type's values stand in a column; else a row's value is the hashes of its inputs."""
+    return getattr(module.Codec, "COLUMN", True)
+
+
+def in_columns(used: list[Used]) -> list[Used]:
+    """The fields whose values stand in a column."""
+    return [field for field in used if has_column(field.module)]
 
 
 def restored(name: str, kind: str, output: bool, column: str, plain: dict[str, Any]) -> Used:
@@ -78,6 +92,7 @@ class Chunk:
 
 def chunked(files: dict[str, list[Path]], unit: Unit, used: list[Used]) -> Iterator[tuple[str, Piece]]:
     """The rows of all files in pieces of bounded size, each with its split."""
+    used = in_columns(used)
     names = {field.column for field in used}
     for split, group in files.items():
         for file in group:
@@ -160,6 +175,10 @@ class Cleaner:
     def used(self) -> list[Used]:
         return [restored(*field) for field in self.fields]
 
+    @cached_property
+    def read(self) -> list[Used]:
+        return in_columns(self.used)
+
     def __call__(self, chunk: Chunk) -> Path:
         part = self.folder / f"part-{chunk.index:05d}.arrow"
         if part.exists():
@@ -177,12 +196,12 @@ class Cleaner:
         piece, report = chunk.rows, DataReport()
         report.read(len(piece.numbers) + len(piece.bad))
         found = cleaning.clean_rows(
-            {field.name: piece.columns[field.column] for field in self.used},
-            {field.name: field.config.type for field in self.used},
+            {field.name: piece.columns[field.column] for field in self.read},
+            {field.name: field.config.type for field in self.read},
             self.config.cleaning,
         )
         report.changed.update({rule: len(rows) for rule, rows in found.changed.items()})
-        columns = {field.name: field.column for field in self.used}
+        columns = {field.name: field.column for field in self.read}
         bad = {row: f"column {shown(columns[name])}: {problem}" for row, (name, problem) in found.bad.items()}
         dropped = dict(found.dropped)
         values = self.parse(found.values, piece, bad, dropped)
@@ -207,7 +226,7 @@ class Cleaner:
         """The values as their types read them. What they refuse, and rows without an answer, go to `bad` and `dropped`."""
         result: dict[str, list[object]] = {}
         file = Path(piece.file)
-        for field in self.used:
+        for field in self.read:
             parse, config, paths = field.module.Codec.parse, field.config, field.module.Codec.PATHS
             parsed: list[object] = []
             known: dict[object, object] = {}  # texts that stand in many rows, as categories do, are read once
@@ -225,18 +244,26 @@ class Cleaner:
                             known[value] = read
                 parsed.append(read)
             result[field.name] = parsed
-        self.check(result, bad)
+        self.check(result, bad, dropped)
+        inputs = [(field.column, result[field.name]) for field in self.read if not field.output]
+        if len(self.read) < len(self.used):  # what is made of the inputs is missing where one of them is
+            for column, parsed in inputs:
+                for row, value in enumerate(parsed):
+                    if value is None and row not in bad and row not in dropped:
+                        dropped[row] = f"missing {column}"
         return result
 
-    def check(self, values: dict[str, list[object]], bad: dict[int, str]) -> None:
+    def check(self, values: dict[str, list[object]], bad: dict[int, str], dropped: dict[int, str]) -> None:
         """Whether values that speak of another field's can do so (tags of words)."""
         for field in self.used:
             of = getattr(field.config, "of", None)
             for row, pair in enumerate(zip(values[field.name], values[of], strict=True)) if of else ():
+                if row in bad or row in dropped:
+                    continue
                 try:
                     field.module.Codec.check(*pair)
                 except ValueError as error:
-                    bad.setdefault(row, f"column {field.column!r}: {error}")
+                    bad[row] = f"column {field.column!r}: {error}"
 
     def table(self, chunk: Chunk, values: dict[str, list[object]], numbers: np.ndarray, report: DataReport) -> pa.Table:
         hashes = {name: duplicates.value_hashes(column) for name, column in values.items()}
@@ -250,7 +277,9 @@ class Cleaner:
         counts = {
             name: int(count) for name, count in zip(SPLITS, np.bincount(split, minlength=3), strict=True) if count
         }
-        report.rows(values, {field.name: field.config.type for field in self.used}, counts, hashes)
+        report.rows(values, {field.name: field.config.type for field in self.read}, counts, hashes)
+        hashed = np.stack([inputs[name] for name in sorted(inputs)], axis=1).tolist() if inputs else []
+        values = values | {field.name: hashed for field in self.used if field not in self.read}
         arrays = {
             field.name: pa.array(values[field.name], type=field.module.Codec.RAW, from_pandas=False)
             for field in self.used

@@ -39,6 +39,9 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared, loader: Loader) -
     attention = routes.attention(model, recipe.train.attention, loader.plan, dtype)
     blocks = "compiled" if compilation.is_wanted(recipe.train, model, loader.plan) else "not compiled"
     pieces = len(loader.pieces(0, 0))
+    ways = (
+        f"{' and '.join(recipe.inputs)}: {'one encoder for both' if recipe.shares_encoder else 'each its own encoder'}"
+    )
     ends = f"{', '.join(recipe.inputs) or 'nothing'} → {', '.join(recipe.outputs)}"
     return (
         f"{recipe.name}: {ends}; {recipe.model.kind}, {count:,} parameters\n"
@@ -46,6 +49,7 @@ def headline(recipe: Recipe, model: Model, prepared: Prepared, loader: Loader) -
         f"device: {device_name(device)}; matrix products in {str(dtype).removeprefix('torch.')}; blocks {blocks}"
         f"{f'; attention {attention}' if attention else ''}"
         f"{f'; steps in {pieces} pieces' if pieces > 1 else ''}"
+        f"{chr(10) + ways if recipe.paired else ''}"
     )
 
 
@@ -120,7 +124,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    if run.held_out is None:
+    if run.held_out is None or run.recipe.paired:  # a pair has no target to show beside it
         return []
     if run.converses:  # what the evaluation has asked already
         measured = read_measured(run.folder / "evaluations" / run.held_out)

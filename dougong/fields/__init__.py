@@ -7,6 +7,7 @@ Each file offers
     Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out;
                 what is written step by step is read by its Head's READER)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in)
+    shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
@@ -61,6 +62,11 @@ def masked(config: Any) -> bool:
 def bounded(config: Any) -> bool:
     """Whether the documents that an output's windows were cut from do not see one another."""
     return bool(getattr(config, "boundaries", False))
+
+
+def reads_apart(config: Any) -> bool:
+    """Whether an output reads each input by itself, in place of all of them joined."""
+    return getattr(load(config.type).Head, "SEPARATE", False)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from dougong.core.devices import place
+from dougong.core.errors import Diverged
 from dougong.data.columns import Columns, Ragged
 from dougong.data.loader import Plan, WindowPlan, once
+from dougong.fields import Field
 from dougong.inference import generate
+from dougong.inference.neighbours import ranks
 from dougong.metrics.writing import text_column
 from dougong.model import Batch, Model
 
@@ -59,6 +62,9 @@ def predictions(model: Model, plan: Plan, autocast: Autocast, *, write: bool = F
     if isinstance(plan, WindowPlan):
         assert model.written is not None
         yield from _documents(answers, plan, model.written.name)
+        return
+    if model.paired is not None:
+        yield from _searched(answers, [field.name for field in model.inputs], model.paired)
         return
     for answer in answers:
         targets = {name: _columns(answer.batch, name) for name in answer.outputs}
@@ -152,6 +158,35 @@ def unpadded(columns: Columns) -> Columns:
         if not key.endswith(".length"):
             result[key] = column
     return result
+
+
+def _searched(answers: Iterator[Answer], inputs: list[str], paired: Field) -> Iterator[Predicted]:
+    """Of each row at which place its own other side is found among those of all rows, whose vectors are kept meanwhile.
+
+    Both ways, unless the recipe says which side asks.
+    """
+    name = paired.name
+    first: list[np.ndarray] = []
+    second: list[np.ndarray] = []
+    kept: list[Predicted] = []  # of each batch all but the ranks
+    for answer in answers:
+        first.append(np.asarray(answer.outputs[name]["first"]))  # (B, E)
+        second.append(np.asarray(answer.outputs[name]["second"]))
+        targets = {name: _columns(answer.batch, name)}
+        kept.append(Predicted(answer.batch["row"].numpy(), {}, targets, answer.losses))
+    if not kept:
+        return
+    sides = np.concatenate(first), np.concatenate(second)
+    if not all(np.isfinite(side).all() for side in sides):
+        raise Diverged(
+            f"outputs.{name}: the model gives vectors that are not finite. Fix: train anew, with a lower lr."
+        )
+    hashes = np.concatenate([np.asarray(each.targets[name]["hashes"]) for each in kept])  # (N, 2)
+    asking = [index for index in (0, 1) if paired.config.asks in (None, inputs[index])]
+    rank = np.stack([ranks(sides[i], sides[1 - i], hashes[:, [i, 1 - i]]) for i in asking], axis=1)  # (N, R)
+    ends = np.cumsum([len(each.rows) for each in kept])
+    for each, part in zip(kept, np.split(rank, ends[:-1]), strict=True):
+        yield replace(each, predictions={name: {"rank": part}})
 
 
 def _columns(batch: Batch, name: str) -> Columns:

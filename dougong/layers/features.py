@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Features:
 def length_mask(lengths: Tensor, positions: int) -> Tensor:
     """(B,) lengths -> (B, T) bool mask, True for the first `length` positions of each row."""
     return torch.arange(positions, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def stacked(parts: Sequence[Features]) -> Features:
+    """The rows of several, below each other, as long as the longest: (B, T, D) each -> (n * B, T, D)."""
+    longest = max(part.mask.shape[1] for part in parts)
+    gaps = [longest - part.mask.shape[1] for part in parts]
+    values = [functional.pad(part.values, (0, 0, 0, gap)) for part, gap in zip(parts, gaps, strict=True)]
+    masks = [functional.pad(part.mask, (0, gap)) for part, gap in zip(parts, gaps, strict=True)]
+    own = [part.auxiliary for part in parts if part.auxiliary is not None]
+    return Features(torch.cat(values), torch.cat(masks), None, torch.stack(own).sum() if own else None)
 
 
 def chosen(x: Features | None, rows: Tensor) -> Features | None:

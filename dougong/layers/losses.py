@@ -1,6 +1,6 @@
 """Losses, each the SUM over targets: the loop divides by the targets of the whole step, however it is cut."""
 
-# N targets, C classes, D width, V vocabulary
+# N targets, B rows, C classes, D width, E dim of an embedding, V vocabulary
 
 from __future__ import annotations
 
@@ -67,6 +67,20 @@ def mae_sum(predicted: Tensor, targets: Tensor) -> Tensor:
 def huber_sum(predicted: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     """Half the square of errors up to `delta`, linear beyond (Huber 1964)."""
     return functional.huber_loss(_wide(predicted), _wide(targets), reduction="sum", delta=delta)
+
+
+def info_nce_sum(first: Tensor, second: Tensor, temperature: Tensor, hashes: Tensor) -> Tensor:
+    """Nats over all rows, both ways: (B, E) of length 1 twice, (B, 2) hashes of what they are of; the mean of both ways.
+
+    van den Oord et al. 2018; symmetric as in CLIP. Rows of which either side is equal are no opposites of each other: a
+    row's copy would have to be pushed away from where it must go.
+    """
+    with torch.autocast(first.device.type, enabled=False):  # bf16 scores over a small temperature are noise
+        logits = first @ second.T / temperature  # (B, B)
+    equal = (hashes[:, None] == hashes[None]).any(2).fill_diagonal_(False)  # (B, B)
+    logits = logits.masked_fill(equal, -torch.inf)
+    own = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy_sum(logits, own) + cross_entropy_sum(logits.T, own)) / 2
 
 
 def linear_cross_entropy_sum(

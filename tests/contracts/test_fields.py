@@ -101,14 +101,14 @@ def test_raw_arrow_type_holds_parsed_values_and_missing_ones(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", fields.names())
 def test_D6_missing_and_unseen_values_encode_and_are_counted(kind: str) -> None:
-    """A text is never unseen where each byte has a token, nor a conversation, nor a picture."""
+    """A text is never unseen where each byte has a token, nor a conversation, nor a picture, nor the hashes of a pair."""
     field = field_of(kind, "x")
     assert field.codec.parse(None) is None
     _, missing = field.codec.encode([None, None])
     assert missing.get("missing", 2) == 2
     columns, unseen = field.codec.encode([field.codec.parse(values_of(kind).unseen)])
     assert all(len(column) == 1 for column in columns.values())
-    if kind not in ("text", "chat", "image"):
+    if kind not in ("text", "chat", "image", "pairing"):
         assert sum(unseen.values()) == 1, unseen
 
 
@@ -139,7 +139,9 @@ USED_ELSEWHERE = {
     "boundaries",  # windows are cut by it
     "loss",
     "augment",
-}  # by the recipe, training, the model's loss and `augment`
+    "shared",
+    "asks",
+}  # by the recipe, training, the model's loss, `augment`, `shares`, and who searches
 
 
 @pytest.mark.parametrize("kind", fields.names())
@@ -171,7 +173,8 @@ def test_every_key_works_on_both_sides_or_is_listed_as_working_on_one(kind: str)
                 module.ANSWERS(config, codec)
         else:
             batch = batch_of(kind, values[:2])
-            features = Features(torch.zeros(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool))
+            rows = 2 * sides_of(head)
+            features = Features(torch.zeros(rows, 3, WIDTH), torch.ones(rows, 3, dtype=torch.bool))
             with torch.no_grad():
                 predicted = head.predict(features, batch, "x")
             codec.answers({key: value.numpy() for key, value in predicted.items()})
@@ -214,7 +217,8 @@ def test_head_is_built_without_memory_and_gives_finite_loss_and_prediction(kind:
     mask = torch.ones(6, steps, dtype=torch.bool)
     if head.AUTOREGRESSIVE:
         mask = torch.arange(steps) < batch["x.tokens.length"][:, None]
-    features = Features(torch.randn(6, steps, WIDTH, requires_grad=True), mask)
+    mask = mask.repeat(sides_of(head), 1)
+    features = Features(torch.randn(len(mask), steps, WIDTH, requires_grad=True), mask)
     loss = head.loss(features, batch, "x")
     assert loss.shape == ()
     assert loss.isfinite()
@@ -243,6 +247,11 @@ def test_metrics_have_the_names_of_the_design(kind: str) -> None:
     assert len(set(names)) == len(names)
     assert values_of(kind).metrics, f"add the metrics of {kind} to VALUES in tests/contracts/values.py"
     assert set(values_of(kind).metrics) <= set(names)
+
+
+def sides_of(head: Any) -> int:
+    """How many rows of features a row has: one of each input where the head reads them apart."""
+    return 2 if getattr(head, "SEPARATE", False) else 1
 
 
 def poisoned(module: torch.nn.Module) -> torch.nn.Module:

@@ -20,6 +20,7 @@ from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core.artefacts import parse_json
 from dougong.core.errors import RecipeError
+from dougong.data.rows import has_column
 from dougong.inference import generate
 from dougong.model import Model
 from dougong.run import Run
@@ -29,6 +30,10 @@ from tests.contracts.values import ROWS, values_of, with_side
 
 def writes(kind: str) -> bool:
     return bool(fields.load(kind).Head.AUTOREGRESSIVE)
+
+
+def apart(kind: str) -> bool:
+    return fields.reads_apart(fields.load(kind).Config())
 
 
 def causal(backbone: str) -> bool:
@@ -72,6 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{side}_{kind}": [values_of(kind).make(row + shift) for row in range(ROWS)]
         for side, shift in (("in", 0), ("out", 1))
         for kind in fields.names()
+        if has_column(fields.load(kind))
     }
     pq.write_table(pa.table(columns), file)
     return file
@@ -96,12 +102,17 @@ def recipe_of(data: Path, into: str | None, backbone: str, out: str) -> recipes.
     def field(side: str, kind: str) -> dict[str, Any]:
         return {"type": kind, "column": f"{side}_{kind}", **values_of(kind).settings}
 
+    inputs = {"x": field("in", into)} if into else {}
+    output = field("out", out)
+    if apart(out):
+        inputs["z"] = field("out", into or "")
+        del output["column"]
     return recipes.load(
         {
             "name": "pair",
             "data": {"train": str(data), "split": {"test": 0.1}, "cache": str(data.parent / "prepared")},
-            "inputs": {"x": field("in", into)} if into else {},
-            "outputs": {"y": field("out", out)},
+            "inputs": inputs,
+            "outputs": {"y": output},
             "model": {"kind": backbone, "preset": "tiny"},
             "train": {"steps": 2, "batch_size": 16, "device": "cpu"},
         }
@@ -125,6 +136,7 @@ def test_pair_trains_saves_reloads_and_predicts_the_same(
     run = train(recipe_of(data, into, backbone, out), tmp_path / "run")
     rows = [values_of(into).make(row) for row in range(3)]
     rows += [] if writes(out) else [None, values_of(into).unseen]
+    rows = [{f"in_{into}": row, f"out_{into}": row} for row in rows] if apart(out) else rows
     answers = runs.open_run(tmp_path / "run").predict(rows)
     assert [list(answer) for answer in answers] == [["y"]] * len(rows)
     assert all("value" in answer["y"] for answer in answers)
@@ -179,7 +191,7 @@ def test_every_input_type_at_once_meets_every_head_that_is_not_written(
             "outputs": {
                 f"out_{kind}": {"type": kind, **values_of(kind).settings}
                 for kind in with_side("Head")
-                if not writes(kind)
+                if not writes(kind) and not apart(kind)
             },
             "model": {"kind": "transformer", "preset": "tiny"},
             "train": {"steps": 2, "batch_size": 16, "device": "cpu"},

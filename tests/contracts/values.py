@@ -79,6 +79,12 @@ VALUES = {
         unseen=["never-seen"],
         metrics=("f1", "accuracy"),
     ),
+    "pairing": Values(
+        make=lambda row: [row, (1 << 64) - 1 - row % 7],  # hashes of inputs: it has no column
+        unseen=[1 << 63, 0],  # nor a hash that is unseen
+        settings={"dim": 8},
+        metrics=("recall_1", "recall_10", "mrr"),
+    ),
     "image": Values(
         make=_picture,
         unseen=_picture(10**6),

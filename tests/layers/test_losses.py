@@ -152,3 +152,43 @@ def test_smoothed_labels_ask_for_a_little_less_than_certainty() -> None:
     assert ours == pytest.approx(float(functional.binary_cross_entropy_with_logits(logits, softer, reduction="sum")))
     plain = functional.binary_cross_entropy_with_logits(logits, said.float(), reduction="sum")
     assert losses.binary_cross_entropy_sum(logits, said) == pytest.approx(float(plain))
+
+
+# ------------------------------------------------------------------------------------------------------------ InfoNCE
+
+
+def test_info_nce_is_the_loss_of_clip() -> None:
+    """transformers' `image_text_contrastive_loss`, a mean over the batch where ours is a sum."""
+    from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+
+    generator = torch.Generator().manual_seed(0)
+    first, second = (functional.normalize(torch.randn(6, 4, generator=generator), dim=1) for _ in range(2))
+    temperature = torch.tensor([0.1])
+    hashes = torch.arange(12).reshape(6, 2)
+    expected = image_text_contrastive_loss((second @ first.T) / temperature)
+    torch.testing.assert_close(losses.info_nce_sum(first, second, temperature, hashes) / 6, expected)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_rows_with_an_equal_side_are_no_opposites_of_each_other(side: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (functional.normalize(torch.randn(4, 3, generator=generator), dim=1) for _ in range(2))
+    hashes = torch.arange(8).reshape(4, 2)
+    hashes[2, side] = hashes[0, side]
+    loss = losses.info_nce_sum(first, second, torch.tensor([0.2]), hashes)
+    logits = first @ second.T / 0.2
+    expected = torch.tensor(0.0)
+    for scores in (logits, logits.T):
+        for row in range(4):
+            rivals = [other for other in range(4) if {row, other} != {0, 2}]
+            expected += scores[row, rivals].logsumexp(0) - scores[row, row]
+    torch.testing.assert_close(loss, expected / 2)
+
+
+def test_a_batch_of_copies_has_nothing_to_tell_apart_and_no_nan() -> None:
+    first = torch.ones(3, 2, requires_grad=True)
+    loss = losses.info_nce_sum(first, first, torch.tensor([0.1]), torch.ones(3, 2, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+    assert first.grad is not None
+    assert (first.grad == 0).all()
