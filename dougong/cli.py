@@ -291,7 +291,18 @@ def compare(runs: tuple[str, ...], split: str | None, metric: str | None) -> tup
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the answers there, one JSON object a line."
 )
-def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | None) -> tuple[Any, str]:
+@click.option("--embed", is_flag=True, help="Of a pairing: the embedding of each input that a row has.")
+@click.option("--corpus", metavar="FILE", help="Of a pairing: the rows of this file that are nearest to each row.")
+@click.option("--top", type=click.IntRange(1, 100_000), help="With --corpus: how many of them.  [default: 10]")
+def predict(
+    run: str,
+    data: str | None,
+    values: tuple[str, ...],
+    output: Path | None,
+    embed: bool,
+    corpus: str | None,
+    top: int | None,
+) -> tuple[Any, str]:
     """Answers for the rows of a file, or for one row given with --value."""
     import dougong
     from dougong.core.errors import bad_field
@@ -301,7 +312,7 @@ def predict(run: str, data: str | None, values: tuple[str, ...], output: Path | 
     if wrong := next((item for item in values if "=" not in item), None):
         raise bad_field("--value", wrong, "COLUMN=VALUE", f"write --value COLUMN={wrong}")
     rows: Any = data if data is not None else [dict(item.split("=", 1) for item in values)]
-    answers = dougong.predict(run, rows, output=output, say=say)
+    answers = dougong.predict(run, rows, embed=embed, corpus=corpus, top=top, output=output, say=say)
     errors = sum(isinstance(answer.get("error"), str) for answer in answers)
     text = (
         f"{len(answers) - errors:,} answers in {output}"

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dougong import assembly, proposal, run_folder
+from dougong import assembly, proposal, retrieval, run_folder
 from dougong import recipe as recipes
 from dougong import run as runs
 from dougong.core import doctoring
@@ -37,6 +37,7 @@ from dougong.training.monitors import Stop
 
 Source = str | Path | Mapping[str, Any]
 Say = Callable[[str], None]
+Answer = Callable[[Sequence[Any], runs.Notes], list[dict[str, Any]]]
 
 
 class Stopped(SystemExit):
@@ -211,14 +212,26 @@ def compare(
 
 
 def predict(
-    run: Run | str | Path, data: str | Path | Iterable[Any], *, output: str | Path | None = None, say: Say = _silent
+    run: Run | str | Path,
+    data: str | Path | Iterable[Any],
+    *,
+    embed: bool = False,
+    corpus: str | Path | Iterable[Any] | None = None,
+    top: int | None = None,
+    output: str | Path | None = None,
+    say: Say = _silent,
 ) -> list[dict[str, Any]]:
     """The run's answers for rows (a list, or a data file); with `output` they are written there, one JSON line each.
 
     A row of a list that cannot be read is an error; in a file it is answered by {"error": why}, and the others stand.
+    Of a run that has learnt a pairing, `embed` gives the embedding of each input that a row has, and `corpus` (a list or
+    a file) the `top` rows of it (10) that are nearest.
     """
     run = runs.open_run(run)
-    answers = _of_files(run, str(data), say) if isinstance(data, str | Path) else run.predict(data)
+    if embed or corpus is not None or top is not None:
+        answers = _of_space(run, data, embed, corpus, top, say)
+    else:
+        answers = _of_files(run, str(data), run.answer, say) if isinstance(data, str | Path) else run.predict(data)
     if output:
         lines = (json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
         make_folder(Path(output).parent)
@@ -226,14 +239,61 @@ def predict(
     return answers
 
 
-def _of_files(run: Run, data: str, say: Say) -> list[dict[str, Any]]:
+def _of_space(
+    run: Run, data: str | Path | Iterable[Any], embed: bool, corpus: str | Path | Iterable[Any] | None, top: int | None,
+    say: Say,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Embeddings of rows, or what is nearest to them."""
+    if embed and corpus is not None:
+        raise bad_field("embed", True, "one of embed and corpus", "leave one of them out")
+    if top is not None and (corpus is None or top < 1):
+        expected = "rows of a corpus to give, 1 or more" if corpus is not None else "a corpus to search in"
+        raise bad_field("top", top, expected, "leave it out, or give a corpus and a number from 1")
+    _ = run.paired  # refused now, and not after a corpus is read
+    answer: Answer = run.embedded
+    if corpus is not None:
+        most = top or retrieval.TOP
+        held = isinstance(corpus, str | Path)
+        answer = (_corpus(run, str(corpus), most, say) if held else retrieval.Corpus.of(run, corpus, most)).answer  # type: ignore[arg-type]
+    if isinstance(data, str | Path):
+        return _of_files(run, str(data), answer, say, some=True)
+    notes: runs.Notes = Counter()
+    answers = answer(runs.listed(data), notes)
+    runs.tell(notes, len(answers))
+    return answers
+
+
+def _corpus(run: Run, data: str, top: int, say: Say) -> retrieval.Corpus:
+    """The corpus of a file's rows; those that cannot be read are counted, and not searched."""
+    bad: list[str] = []
+
+    def readable() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, (file, row) in enumerate(_rows(run, data), 1):
+            values, why = _readable(run, file, row, some=True)
+            if values is None:
+                bad.append(why)
+            else:
+                yield number, values
+
+    corpus = retrieval.Corpus.read(run, readable(), top)
+    if bad:
+        say(f"{len(bad):,} rows of {data} could not be read and are not searched. The first: {bad[0]}")
+    return corpus
+
+
+def _rows(run: Run, data: str) -> Iterator[tuple[Path, sources.Row | sources.BadRow]]:
+    unit = run.recipe.data.text_rows
+    return ((file, row) for file in sources.find_files(data, Path.cwd()) for row in sources.read_rows(file, unit=unit))
+
+
+def _of_files(run: Run, data: str, answer: Answer, say: Say, *, some: bool = False) -> list[dict[str, Any]]:
+    """Answers for the rows of files; with `some` a row needs but some of the inputs."""
     answers: list[dict[str, Any]] = []
     notes: runs.Notes = Counter()
-    unit = run.recipe.data.text_rows
-    rows = ((file, row) for file in sources.find_files(data, Path.cwd()) for row in sources.read_rows(file, unit=unit))
+    rows = _rows(run, data)
     while chunk := list(islice(rows, runs.PREDICT_ROWS)):
-        read = [_readable(run, file, row) for file, row in chunk]
-        found = iter(run.answer([values for values, _ in read if values is not None], notes))
+        read = [_readable(run, file, row, some) for file, row in chunk]
+        found = iter(answer([values for values, _ in read if values is not None], notes))
         answers += [{"error": why} if values is None else next(found) for values, why in read]
     bad = [str(answer["error"]) for answer in answers if isinstance(answer.get("error"), str)]  # no output is a text
     if bad and len(bad) == len(answers):
@@ -244,7 +304,9 @@ def _of_files(run: Run, data: str, say: Say) -> list[dict[str, Any]]:
     return answers
 
 
-def _readable(run: Run, file: Path, row: sources.Row | sources.BadRow) -> tuple[dict[str, Any] | None, str]:
+def _readable(
+    run: Run, file: Path, row: sources.Row | sources.BadRow, some: bool = False
+) -> tuple[dict[str, Any] | None, str]:
     """The values of a row that the run can read, or why it cannot."""
     if isinstance(row, sources.BadRow):
         return None, f"{file}: row {row.number}: {row.reason}. Fix: correct the row."
@@ -253,7 +315,7 @@ def _readable(run: Run, file: Path, row: sources.Row | sources.BadRow) -> tuple[
         if field.codec.PATHS and isinstance(path := values.get(field.column), str) and path:
             values[field.column] = beside(file, path)
     try:
-        run.read(values, row.number)
+        run.read(values, row.number, run.given(values, row.number) if some else None)
     except DataError as error:
         return None, str(error).replace(f"rows[{row.number}]", f"{file}: row {row.number}", 1)
     return values, ""

@@ -21,6 +21,7 @@ from dougong.core.tensors import load_tensors, save_tensors
 from dougong.data import cleaning, preparation, prepare, tokenizers
 from dougong.data.columns import Columns
 from dougong.data.loader import Batch, collate
+from dougong.fields import Field
 from dougong.inference import generate
 from dougong.model import Model
 from dougong.recipe import Recipe
@@ -149,40 +150,102 @@ class Run:
         prompts = [prompts] if isinstance(prompts, str) else prompts
         return generate.generate(self.model, prompts, generate.options(options))
 
-    def read(self, row: Any, number: int) -> dict[str, Any]:
-        """One raw row -> parsed values by input. Raises DataError that names the row and the column."""
+    def embed(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
+        """For each row (a dict with the column of one input, or of both) the embedding of each that it has.
+
+        `{"query": {"embedding": [0.1, …]}}`, of length 1. For a run that has learnt a pairing.
+        """
+        notes: Notes = Counter()
+        answers = self.embedded(listed(rows), notes)
+        tell(notes, len(answers))
+        return answers
+
+    def embedded(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
+        """As `embed`; what it has to note is added to `notes`."""
+        results: list[dict[str, Any]] = [{} for _ in rows]
+        for start in range(0, len(rows), PREDICT_ROWS):
+            chunk = list(enumerate(rows[start : start + PREDICT_ROWS], start))
+            given = {number: self.given(row, number) for number, row in chunk}
+            for field in self.inputs:
+                having = [(number, row) for number, row in chunk if field in given[number]]
+                parsed = [self.read(row, number, [field]) for number, row in having]
+                vectors = self.vectors(field, parsed, notes).tolist() if parsed else []
+                for (number, _), vector in zip(having, vectors, strict=True):
+                    results[number][field.name] = {"embedding": vector}
+        return results
+
+    @property
+    def paired(self) -> Field:
+        """The output that pairs the inputs; refused where there is none."""
+        found = next((field for field in self.outputs if field.name == self.recipe.paired), None)
+        if found is None:
+            expected = (
+                f"a run that has learnt a pairing; this one gives {', '.join(field.name for field in self.outputs)}"
+            )
+            raise bad_field("run", self.name, expected, "train one with outputs: {match: pairing}")
+        return found
+
+    def given(self, row: Any, number: int) -> list[Field]:
+        """The inputs that a row has a value of; at least one."""
+        columns = ", ".join(field.column for field in self.inputs)
         if not isinstance(row, Mapping):
-            if len(self.inputs) != 1:
-                columns = ", ".join(field.column for field in self.inputs)
+            raise bad_field(
+                f"rows[{number}]", row, f"a dict with one of the columns {columns}", "write {column: value}"
+            )
+        found = [field for field in self.inputs if row.get(field.column) is not None]
+        if not found:
+            raise DataError(
+                f"rows[{number}]: none of the columns {columns} has a value; it has {', '.join(map(str, row))}. "
+                "Fix: give one of them."
+            )
+        return found
+
+    @torch.inference_mode()
+    def vectors(self, field: Field, rows: Sequence[dict[str, Any]], notes: Notes) -> np.ndarray:  # (N, E) float32
+        """The embeddings of one input of parsed rows."""
+        device = next(self.model.parameters()).device
+        batch = self.encode(rows, notes, [field])
+        with self.autocast():
+            return self.model.embed(field, {key: value.to(device) for key, value in batch.items()}).cpu().numpy()
+
+    def read(self, row: Any, number: int, inputs: Sequence[Field] | None = None) -> dict[str, Any]:
+        """One raw row -> parsed values by input (or only some). Raises DataError that names the row and the column."""
+        inputs = self.inputs if inputs is None else inputs
+        if not isinstance(row, Mapping):
+            if len(inputs) != 1:
+                columns = ", ".join(field.column for field in inputs)
                 raise bad_field(
                     f"rows[{number}]", row, f"a dict with the columns {columns}", "write {column: value, …}"
                 )
-            row = {self.inputs[0].column: row}
-        for field in self.inputs:
+            row = {inputs[0].column: row}
+        for field in inputs:
             if field.column not in row:
                 raise DataError(
                     f"rows[{number}]: no column {field.column!r}; it has {', '.join(map(str, row))}. "
                     "Fix: add it (None if it is missing)."
                 )
-        kinds = {field.name: field.config.type for field in self.inputs}  # by name: two may read one column
+        kinds = {field.name: field.config.type for field in inputs}  # by name: two may read one column
         loose = cleaning.Config(
             unicode=self.recipe.data.cleaning.unicode,
             repair=self.recipe.data.cleaning.repair,
             missing="keep",
             empty="keep",
         )
-        cleaned = cleaning.clean({field.name: row[field.column] for field in self.inputs}, kinds, loose)
+        cleaned = cleaning.clean({field.name: row[field.column] for field in inputs}, kinds, loose)
         if cleaned.values is None:
             raise DataError(f"rows[{number}]: {cleaned.bad or cleaned.dropped}. Fix: correct the value.")
         try:
-            return {field.name: field.codec.parse(cleaned.values[field.name], field.config) for field in self.inputs}
+            return {field.name: field.codec.parse(cleaned.values[field.name], field.config) for field in inputs}
         except ValueError as error:
             raise DataError(f"rows[{number}]: {error}. Fix: correct the value.") from None
 
-    def encode(self, rows: Sequence[dict[str, Any]], notes: Notes | None = None) -> Batch:
-        """Parsed rows -> one batch of the inputs; `notes` counts what the model cannot know of them."""
+    def encode(
+        self, rows: Sequence[dict[str, Any]], notes: Notes | None = None, inputs: Sequence[Field] | None = None
+    ) -> Batch:
+        """Parsed rows -> one batch of the inputs (or only some); `notes` counts what the model cannot know of them."""
+        inputs = self.inputs if inputs is None else inputs
         columns: Columns = {}
-        for field in self.inputs:
+        for field in inputs:
             encoded, counts = field.codec.encode([row[field.name] for row in rows])
             for key, limit in field.codec.limits().items():
                 counts[f"cut to {limit:,} {key}"] = int((encoded[key].lengths > limit).sum())
@@ -190,7 +253,7 @@ class Run:
                 counts.pop("missing", None)  # the caller knows of those
                 notes.update({(field.column, what): count for what, count in counts.items() if count})
             columns |= {f"{field.name}.{key}": column for key, column in encoded.items()}
-        return collate(columns, np.arange(len(rows)), assembly.limits_of(self.inputs))
+        return collate(columns, np.arange(len(rows)), assembly.limits_of(inputs))
 
     @torch.inference_mode()
     def _answers(self, batch: Batch) -> list[dict[str, Any]]:

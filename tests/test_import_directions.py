@@ -26,7 +26,7 @@ FLOORS = (  # from the ground up; what stands on one floor may import its own fo
     ("assembly",),
     ("run_folder",),
     ("run",),
-    ("evaluation", "proposal", "explanation", "planning", "exporting", "compression", "finetuning"),
+    ("evaluation", "proposal", "retrieval", "explanation", "planning", "exporting", "compression", "finetuning"),
     ("serving", "federated", "search"),
     ("lifecycle",),
     ("cli",),
