@@ -146,4 +146,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES, "reply": BYTES},
         "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text"}},
     },
+    "pairs-mlp": {
+        "data": {"train": "tags.jsonl"}, "model": {"kind": "mlp", "preset": "tiny"},
+        "inputs": {"text": BYTES, "reply": BYTES}, "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text"}},
+    },
 }  # fmt: skip

@@ -215,7 +215,9 @@ def shake(model: Model) -> None:
         parameter.data.add_(0.2 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("inputs", [[TEXT, SIZE], [SIZE, field_of("number", "o")]], ids=["unlike", "alike"])
+@pytest.mark.parametrize(
+    "inputs", [[IMAGE, TEXT], [TEXT, SIZE], [SIZE, field_of("number", "o")]], ids=["image and text", "unlike", "alike"]
+)
 def test_a_pairing_reads_each_input_by_itself(inputs: list[Field]) -> None:
     paired = field_of("pairing", "p")
     model = model_of(inputs, [paired]).eval()

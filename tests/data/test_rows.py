@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from dougong.core.config import read
-from dougong.data import rows
+from dougong.data import duplicates, rows
 from dougong.data.prepare import Config
 from dougong.data.rows import Chunk, Cleaned, Cleaner, Used, chunked
-from dougong.fields import category, image, number, text
+from dougong.fields import category, image, number, pairing, text
 
 REVIEW = [Used("review", text.Config(), False, text), Used("label", category.Config(), True, category)]
 
@@ -88,3 +88,21 @@ def test_D1_rows_read_are_rows_kept_and_rows_refused_in_their_order(tmp_path: Pa
     assert [line["reason"] for line in cleaned.refused][::2] == ["empty", "missing label"]
     assert cleaned.report.rows_read == 5
     assert np.array(cleaned.kept["_file"].to_pylist()).tolist() == [str(tmp_path / "a.csv")] * 2
+
+
+def test_a_field_without_a_column_gets_the_hashes_of_the_inputs_and_asks_for_no_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"b": "one", "a": 1}\n{"b": "one", "a": null}\n{"b": "two", "a": 1}\n')
+    used = [
+        Used("a", number.Config(), False, number),
+        Used("b", category.Config(), False, category),
+        Used("match", pairing.Config(), True, pairing),
+    ]
+    cleaned = cleaned_of(tmp_path / "a.jsonl", used)
+    first, second = cleaned.kept.column("match").to_pylist()
+    assert first == [int(duplicates.value_hashes([1.0])[0]), int(duplicates.value_hashes(["one"])[0])]
+    assert (first[0] == second[0], first[1] == second[1]) == (True, False)
+    assert [(record["reason"], record["bad"]) for record in cleaned.refused] == [("missing a", False)]
+    assert cleaned.report.dropped == {"missing a": 1}
+    plain = cleaned_of(tmp_path / "a.jsonl", used[:2]).kept
+    with_it = cleaned.kept.column("_hash").to_pylist()
+    assert [plain.column("_hash")[row].as_py() for row in (0, 2)] == with_it  # rows are told apart by what they hold

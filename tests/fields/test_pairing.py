@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import dougong
 from dougong import assembly
 from dougong import recipe as recipes
 from dougong.core.errors import Diverged, RecipeError
@@ -223,7 +224,16 @@ def test_the_ranks_of_a_split_are_those_of_brute_force_whatever_the_batches() ->
     assert [found[row] for row in range(12)] == expected
 
 
-def test_training_teaches_the_pairs_and_compare_knows_the_metrics() -> None:
+def test_two_runs_are_compared_by_the_ranks_of_the_same_rows() -> None:
+    (found,) = dougong.compare(run("pairs"), run("pairs-mlp"), metric="match.mrr")
+    for name, estimate in found.estimates.items():
+        assert estimate.value == run(name).metrics()["test"]["match.mrr"]["value"]
+    assert found.pairs[0].difference == pytest.approx(
+        found.estimates["pairs-mlp"].value - found.estimates["pairs"].value
+    )
+
+
+def test_training_teaches_the_pairs() -> None:
     metrics = run("pairs").metrics()["test"]
     assert list(metrics) == ["match.mrr", "match.recall_1", "match.recall_10"]
     assert metrics["match.recall_1"]["value"] > 2 / metrics["match.recall_1"]["rows"]  # chance would be one of them

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dougong.layers.features import Features
+from dougong.layers.features import Features, stacked
 from dougong.layers.pooling import Pool, PoolKind, Readout
 
 KINDS = typing.get_args(PoolKind)
@@ -75,3 +75,16 @@ def test_attention_begins_as_the_mean_and_a_readout_as_nothing() -> None:
     readout = Readout("last", 3, 4, 0.0)
     readout.reset_parameters()
     assert torch.equal(readout(x), torch.zeros(5, 4))
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "first", "last"])
+def test_features_below_each_other_are_pooled_as_each_by_itself(kind: PoolKind) -> None:
+    parts = [
+        Features(torch.randn(2, steps, 3), torch.rand(2, steps) < 0.6, None, torch.tensor(float(steps)))
+        for steps in (5, 8)
+    ]
+    together = stacked(parts)
+    assert together.values.shape == (4, 8, 3)
+    assert together.auxiliary == 13
+    pool = Pool(kind, 3)
+    torch.testing.assert_close(pool(together), torch.cat([pool(part) for part in parts]))
