@@ -477,9 +477,11 @@ def test_a_mistake_in_an_override_has_no_line_of_the_file(tmp_path: Path):
 
 KINDS = [(kind, preset) for kind in backbones.names() for preset in backbones.load(kind).PRESETS]
 TYPES_IN = [name for name in fields.names() if hasattr(fields.load(name), "Encoder")]
-TYPES_OUT = [name for name in fields.names() if hasattr(fields.load(name), "Head")]
-TYPES_OUT = [name for name in TYPES_OUT if not fields.load(name).Head.AUTOREGRESSIVE]
-TYPES_OUT = [name for name in TYPES_OUT if not hasattr(fields.load(name), "OF")]
+TYPES_OUT = [  # those that stand beside any inputs
+    name
+    for name in fields.having("Head")
+    if not fields.load(name).Head.AUTOREGRESSIVE and not hasattr(fields.load(name), "OF") and name != "pairing"
+]
 NAMES = st.from_regex(r"[a-z][a-z0-9_ -]{0,8}[a-z0-9]", fullmatch=True).filter(lambda name: name not in recipe.RESERVED)
 
 
