@@ -450,7 +450,7 @@ def test_an_overridden_budget_replaces_the_old_one(tmp_path: Path):
         ("train.step=5", "train.step: there is no such key. Fix: write 'steps'."),
         ("train.steps=many", "train.steps = 'many': expected a whole number above 0."),
         ("modle.layers=2", "modle: there is no such key. Fix: write 'model'."),
-        ("inputs.reviw.max_length=2", "inputs.reviw.type is missing: expected one of category, chat, image"),
+        ("inputs.reviw.max_length=2", "inputs.reviw.type is missing: expected one of category, image"),
         ("train", "-s = 'train': expected key.path=value. Fix: write -s train.steps=100."),
         ("=3", "-s = '=3': expected key.path=value."),
         ("a..b=3", "-s = 'a..b=3': expected key.path=value."),

@@ -28,7 +28,7 @@ from dougong.data.columns import Columns, Ragged
 from dougong.data.ordering import uniform
 from dougong.data.tokenizers import AnyTokenizer, BPETokenizer, CharTokenizer, FileTokenizer, TokenizerConfig
 from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
-from dougong.fields import FieldConfig
+from dougong.fields import FieldConfig, masked
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.layers.masking import hide
@@ -103,8 +103,8 @@ class Codec:
         self.vocab_size = max(vocabulary.values()) + 1  # a tokenizer.json may leave out ids
         self.end = vocabulary[tokenizers.end_token(config.tokenizer, tokenizer)]
         self.unknown = tokenizers.unknown_token(tokenizer)
-        masked = config.objective == "masked"
-        self.mask = vocabulary[tokenizers.mask_token(config.tokenizer, tokenizer)] if masked else None
+        hides = config.objective == "masked"
+        self.mask = vocabulary[tokenizers.mask_token(config.tokenizer, tokenizer)] if hides else None
         # A tokenizer may drop spaces, accents, capitals: what it keeps is seen only when it is decoded.
         kind = config.tokenizer.kind
         self.pattern = tokenizers.known_pattern(config.tokenizer, tokenizer)
@@ -461,7 +461,7 @@ class Projection(nn.Linear):
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
-    if config.objective == "masked":  # no bits per byte: what stands around a hidden token has told of it
+    if masked(config):  # no bits per byte: what stands around a hidden token has told of it
         return [MaskedPerplexity(), MaskedAccuracy(), TokenLoss()]
     return [BitsPerByte(), Perplexity(), TokenLoss()]
 
