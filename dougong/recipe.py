@@ -472,6 +472,10 @@ class Reader:
         if rules.outliers is not None and "number" not in types:
             expected = "a field of type number that it could look at"
             self.wrong("data.cleaning.outliers", rules.outliers, expected, "remove it")
+        for name in ("min_length", "max_length", "language"):
+            if getattr(rules, name) and "text" not in types:
+                expected = "a field of type text that it could look at"
+                self.wrong(f"data.cleaning.{name}", getattr(rules, name), expected, "remove it")
         if rules.near_duplicates != "off" and "text" not in types:
             expected = "off, where no field is of type text"
             self.wrong("data.cleaning.near_duplicates", rules.near_duplicates, expected, "remove it")

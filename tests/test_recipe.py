@@ -518,7 +518,7 @@ def recipes(draw: Any) -> dict[str, Any]:
         )
     )
     data = {"train": draw(st.sampled_from(["a.csv", ["a.csv", "b/*.jsonl"]]))}
-    data |= draw(st.sampled_from([{}, {"split": {"test": 0.2}}, {"test": "t.csv", "cleaning": {"language": ["en"]}}]))
+    data |= draw(st.sampled_from([{}, {"split": {"test": 0.2}}, {"test": "t.csv", "cleaning": {"unicode": "nfkc"}}]))
     outputs = {names[0]: draw(st.sampled_from(TYPES_OUT))}
     seed = draw(st.integers(0, 2**63 - 1))
     pictures = [name for name, value in inputs.items() if "image" in str(value) and "encoder" not in str(value)]
@@ -742,3 +742,11 @@ def test_tags_that_cannot_be_are_refused(changes: dict[str, Any], parts: tuple[s
     with pytest.raises(RecipeError) as caught:
         recipe.load(tagged(**changes))
     check_clear(str(caught.value), *parts)
+
+
+@pytest.mark.parametrize(("rule", "value"), [("min_length", 3), ("max_length", 9), ("language", ["en"])])
+def test_a_rule_for_texts_is_refused_where_there_is_none(rule: str, value: Any):
+    plain = {"name": "x", "data": {"train": "a.jsonl", "cleaning": {rule: value}}, "outputs": {"messages": "chat"}}
+    with pytest.raises(RecipeError) as caught:
+        recipe.load({**plain, "train": {"steps": 1}})
+    check_clear(str(caught.value), f"data.cleaning.{rule}", "a field of type text")
