@@ -136,14 +136,17 @@ def whole(**changes: Any) -> dict[str, Any]:
 
 WALKS: dict[str, dict[str, Any]] = {
     "data": {"inputs": {"x": "text"}},
-    **{f"input {name}": {"inputs": {"x": name}} for name in fields.names()},
+    **{f"input {name}": {"inputs": {"x": name}} for name in fields.having("Encoder")},
     **{f"encoder {name}": {"inputs": {"x": {"type": "text", "encoder": name}}} for name in backbones.names()},
-    **{f"output {name}": {"outputs": {"y": name}} for name in fields.names() if hasattr(fields.load(name), "Head")},
+    **{f"output {name}": {"outputs": {"y": name}} for name in fields.having("Head")},
     **{f"model {name}": {"model": {"kind": name, "preset": "tiny"}} for name in backbones.names()},
     **{f"optimizer {name}": {"train": {"steps": 6, "optimizer": name}} for name in kinds(optimizers.OptimizerConfig)},
     **{f"schedule {name}": {"train": {"steps": 6, "schedule": name}} for name in kinds(schedules.ScheduleConfig)},
 }
 WALKS["output text"]["model"] = "transformer"
+WALKS["output chat"] |= {"model": "transformer", "inputs": {}}
+WALKS["output tags"] |= {"model": "transformer", "inputs": {"x": "text"}}
+WALKS["output pairing"]["inputs"] = {"x": "text", "z": "text"}
 PARTS = {"input": "inputs", "encoder": "inputs", "output": "outputs", "model": "model"}  # of a walk; else train.KIND
 WALKS["loss huber"] = {"outputs": {"y": "number"}, "train": {"steps": 6, "loss": "huber"}}
 # Keys that have no other legal value: ever; but of a number's loss; but of a category's.
