@@ -64,18 +64,23 @@ def newest_step(training: Trainings) -> int:
 def test_t1_t15_t16_a_run_killed_again_and_again_ends_bit_for_bit_as_the_undisturbed_one(
     trainings: Make, undisturbed: Callable[[str], Trainings], name: str, kills: int
 ) -> None:
-    training, draw = trainings(name), random.Random(5)
+    training, draw, done = trainings(name), random.Random(5), 0
     for number in range(kills):
-        pid = training.start("--quiet")
+        pid, going = training.start("--quiet"), True
         if number % 4 == 0:  # anywhere: while it reads the recipe, prepares, loads the checkpoint …
             time.sleep(draw.random() * 0.5)
         elif number % 4 == 1:  # in the first steps after it went on, which it has taken before
-            assert training.wait_for_steps_taken(pid, 1), training.said()
+            going = training.wait_for_steps_taken(pid, 1)
         else:  # or when it has come some steps further than ever before, so that the loop ends
-            assert training.wait_for_lines(pid, training.lines() + draw.randint(1, 3)), training.said()
+            going = training.wait_for_lines(pid, training.lines() + draw.randint(1, 3))
             time.sleep(draw.random() * 0.05)
+        if not going:  # on a busy machine kills come late: it has taken its last step before the last of them
+            assert training.wait(pid) == 0, training.said()
+            break
         os.kill(pid, signal.SIGKILL)
         assert training.wait(pid) == -signal.SIGKILL, training.said()
+        done += 1
+    assert done >= kills // 2
     assert training.do("--quiet") == 0, training.said()
     training.same_as(undisturbed(name))
 
