@@ -8,6 +8,9 @@ Grouped queries after Ainslie et al. 2023 (arXiv:2305.13245); norm of queries an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -42,6 +45,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim, self.dropout, self.grouped = width // heads, dropout, kv_heads != heads
         self.route: Route = "auto"
+        self.tell: Callable[[Tensor], None] | None = None  # hears each pass's weights: what `attention_weights` sets
         self.query = Linear(width, width, bias=bias)
         self.key = Linear(width, kv_heads * self.head_dim, bias=bias)
         self.value = Linear(width, kv_heads * self.head_dim, bias=bias)
@@ -69,8 +73,9 @@ class Attention(nn.Module):
             queries = rotate(queries, tables)
         hidden = self.dropout if self.training else 0.0  # of a query's shares
         keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-        if self.route == "products" or (self.route == "auto" and products_are_faster(queries, keys)):
-            mixed = products(queries, keys, values, seen, causal, hidden)  # (B, H, T, K)
+        by_products = self.route == "products" or (self.route == "auto" and products_are_faster(queries, keys))
+        if by_products or self.tell is not None:  # the fused kernel has the weights nowhere whole
+            mixed = products(queries, keys, values, seen, causal, hidden, self.tell)  # (B, H, T, K)
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, seen, hidden, causal, enable_gqa=self.grouped)
         return self.out(mixed.transpose(1, 2).flatten(2))
@@ -95,9 +100,18 @@ PRODUCTS_UP_TO = 512  # positions
 
 
 def products(
-    queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool, hidden: float = 0.0
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen: Tensor | None,
+    causal: bool,
+    hidden: float = 0.0,
+    tell: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Attention as matrix products: (B, H, T, K). What sees no key gets the mean of all, and is read by nobody."""
+    """Attention as matrix products: (B, H, T, K). What sees no key gets the mean of all, and is read by nobody.
+
+    `tell` hears the weights, (B, H, T, S) in float32, before any are hidden.
+    """
     repeats = queries.shape[1] // keys.shape[1]
     if repeats > 1:
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)  # (B, H, S, K)
@@ -107,7 +121,30 @@ def products(
     if seen is not None:
         scores += torch.where(seen, 0.0, -1e30).to(scores.dtype)  # not -inf: a row of nothing else would be NaN
     shares = scores.softmax(-1)  # computed in float32 inside, whatever comes in
+    if tell is not None:
+        tell(scores.detach().softmax(-1, dtype=torch.float32))  # rounded to bf16 they would not sum to 1
     return (dropout(shares, hidden) if hidden else shares) @ values
+
+
+@contextmanager
+def attention_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The weights of each attention layer, (B, H, T, S) in float32 by the layer's name, of the latest pass within.
+
+        with attention_weights(model) as weights:
+            model(batch)
+
+    Takes the memory of all of them; `products` then stand for the fused kernel, which agrees with them to rounding.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+    before = {name: layer.tell for name, layer in layers.items()}
+    collected: dict[str, Tensor] = {}
+    try:
+        for name, layer in layers.items():
+            layer.tell = partial(collected.__setitem__, name)
+        yield collected
+    finally:
+        for name, layer in layers.items():
+            layer.tell = before[name]
 
 
 def visible(

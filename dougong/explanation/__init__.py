@@ -1,0 +1,1 @@
+"""Explanation: why a model gives this answer."""
