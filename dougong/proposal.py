@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from dougong import fields
 from dougong import recipe as recipes
 from dougong.core.config import parse_yaml
 from dougong.core.errors import DataError, bad_field, nearest
-from dougong.data import sources
+from dougong.data import conversations, sources
 from dougong.data.report import Column
 
 LOOK = 2_000  # rows that are looked at
+KEPT = 20_000_000  # characters of rows that are looked at side by side
 FEW = 100  # rows of which a tenth is too few for a validation loss to say when to stop
 
 
@@ -42,15 +43,19 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     inputs = {name: column for name, column in columns.items() if name not in outputs}
     names = field_names(columns)
     lines = [input_line(name, names[name], column) for name, column in inputs.items()]
-    if all(line.lstrip().startswith("#") for line in lines) and [columns[name].guess() for name in outputs] != ["text"]:
+    kinds = [columns[name].guess() for name in outputs]
+    if kinds == ["chat"]:
+        lines = left_out(lines, "a conversation is learnt from itself alone")
+    elif all(line.lstrip().startswith("#") for line in lines) and kinds != ["text"]:
         left = f"beside {', '.join(map(repr, outputs))} no column can be looked at: it has {', '.join(columns)}"
         raise DataError(f"{data}: {left}. Fix: give a file with more columns, or write the recipe by hand.")
     return checked(
         [
             *head(data, folder, columns),
-            *(["inputs:", *lines] if lines else []),
+            *(lines if kinds == ["chat"] else ["inputs:", *lines] if lines else []),
             "outputs:",
             *(output_line(name, names[name], columns[name]) for name in outputs),
+            *(PAIRING if kinds == ["text"] and [column.guess() for column in inputs.values()] == ["text"] else []),
             "# model: {kind: transformer, preset: small}     # the types choose one unless you do",
             "train:",
             "  epochs: 10",
@@ -61,23 +66,98 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     )
 
 
+PAIRING = ("# outputs: {match: pairing}      # with both as inputs: to find one by the other, in place of writing it",)
+
+
+def left_out(lines: Iterable[str], reason: str) -> list[str]:
+    """Inputs that the output cannot have beside it, as comments that say why."""
+    return [line if line.lstrip().startswith("#") else f"  # {line.strip()}; {reason}" for line in lines]
+
+
 def look(data: Path) -> dict[str, Column]:
-    """What the columns of the first rows hold, over all files that the path means."""
+    """What the columns of the first rows hold, over all files that the path means; conversations and tags are told."""
     columns: dict[str, Column] = {}
-    seen = 0
+    rows: list[Mapping[str, Any]] = []  # of which columns belong together is seen row by row
+    seen = kept = 0
     for file in sources.find_files(str(data), Path.cwd()):
-        rows = (row for row in sources.read_rows(file) if isinstance(row, sources.Row))
-        for row in islice(rows, LOOK - seen):
+        found = (row.values for row in sources.read_rows(file) if isinstance(row, sources.Row))
+        for row in islice(found, LOOK - seen):
             seen += 1
-            for name, value in row.values.items():
+            kept += sum(size_of(value) for value in row.values())
+            if kept <= KEPT:
+                rows.append(row)
+            for name, value in row.items():
                 columns.setdefault(name, Column()).add(value)
     if not columns:
         raise DataError(f"{data}: no row that can be read. Fix: give a file with rows.")
+    for name, column in columns.items():
+        values = [row[name] for row in rows if is_there(row.get(name))]
+        if values and all(map(converses, values)):
+            column.kind = "chat"
+    for tags, words in tagged(columns, rows):
+        columns[tags].kind, columns[words].kind = "tags", "text"
     return columns
 
 
+def size_of(value: object) -> int:
+    return len(value) if isinstance(value, str | bytes) else len(str(value))
+
+
+def is_there(value: object) -> bool:
+    return value is not None and value != ""
+
+
+def converses(value: object) -> bool:
+    """Whether a value is a conversation with something to learn."""
+    if not isinstance(value, list | tuple) and not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return False
+    try:
+        conversations.check_has_reply(conversations.read(value))
+    except ValueError:
+        return False
+    return True
+
+
+def tagged(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(column of tags, column of words): as many of one as of the other in every row, and few different tags."""
+    marks = {name: tags_of(name, rows) for name in columns}
+    found: list[tuple[str, str]] = []
+    for name, tags in marks.items():
+        distinct, total = {tag for row in tags for tag in row}, sum(map(len, tags))
+        often = total >= TAG_TIMES * len(distinct) and len({len(row) for row in tags}) > 1
+        words = [other for other in columns if other != name and often and fit_together(tags, other, rows)]
+        if words and name not in (other for pair in found for other in pair):
+            found.append((name, words[0]))
+    return found
+
+
+TAG_TIMES = 5  # a tag stands at least so often in the mean; a word of a text seldom does
+
+
+def tags_of(name: str, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The values of a column as lists of names: lists, or texts of nothing but `B-…`, `I-…` and `O`; else nothing."""
+    values = [row.get(name) for row in rows]
+    if all(isinstance(value, list) and all(isinstance(tag, str) for tag in value) for value in values):
+        return [list(value) for value in values if isinstance(value, list)]
+    split = [value.split() if isinstance(value, str) else [] for value in values]
+    return split if all(row and all(re.fullmatch(r"O|[BI]-\S+", tag) for tag in row) for row in split) else []
+
+
+def fit_together(tags: Sequence[Sequence[str]], words: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each row has as many words as tags, and more different words than tags."""
+    values = [row.get(words) for row in rows]
+    texts = [value.split() if isinstance(value, str) else value if isinstance(value, list) else [] for value in values]
+    many = {word for text in texts for word in text if isinstance(word, str)}
+    few = {tag for row in tags for tag in row}
+    return all(len(text) == len(row) for text, row in zip(texts, tags, strict=True)) and len(many) > len(few)
+
+
 def likely_output(columns: dict[str, Column]) -> str:
-    """A column called like an answer, else the last one that is not text."""
+    """A conversation, or the tags of a text; a column called like an answer, else the last one that is not text."""
+    for kind in ("chat", "tags"):
+        for name, column in columns.items():
+            if column.kind == kind:
+                return name
     usual = ("label", "labels", "target", "class", "category", "y", "output", "sentiment", "topic", "price", "score")
     for name in usual:
         if name in columns:
@@ -186,7 +266,8 @@ def describe(column: Column) -> str:
     if "min" in said:
         parts = [f"{said['min']:g} to {said['max']:g}"]
     if "length" in said:
-        parts.append(f"{said['length']['median']} characters in the middle, at most {said['length']['max']}")
+        unit = "words" if column.lists else "characters"
+        parts.append(f"{said['length']['median']} {unit} in the middle, at most {said['length']['max']}")
     if column.missing:
         parts.append(f"{column.missing:,} missing")
     return ", ".join(parts)

@@ -149,6 +149,70 @@ def test_names_that_become_one_are_told_apart(tmp_path: Path):
     assert sorted(config.column or name for name, config in read.inputs.items()) == ["a.b", "a:b", "a_b"]
 
 
+def types(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    read = recipe.load(path)
+    inputs = {name: config.type for name, config in read.inputs.items()}
+    return inputs, {name: config.type for name, config in read.outputs.items()}
+
+
+def as_lines(path: Path, found: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return path
+
+
+def sentences(*, as_text: bool) -> list[dict[str, Any]]:
+    words = [[f"w{row}", "went", "to", *[f"x{row * 7 + place}" for place in range(row % 3)]] for row in range(60)]
+    tags = [["B-per", "O", "O", *["O"] * (row % 3)] for row in range(60)]
+    if as_text:
+        return [{"words": " ".join(a), "marks": " ".join(b)} for a, b in zip(words, tags, strict=True)]
+    return [{"words": a, "marks": b} for a, b in zip(words, tags, strict=True)]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_as_many_tags_as_words_are_tags_of_them(as_text: bool, tmp_path: Path):
+    made = dougong.new(as_lines(tmp_path / "x.jsonl", sentences(as_text=as_text)))
+    assert types(made) == ({"words": "text"}, {"marks": "tags"})
+    assert dougong.train(made, overrides=QUICK).metrics()
+
+
+def test_labels_that_are_not_as_many_as_words_stay_labels(tmp_path: Path):
+    found = [{"words": f"some words {row}", "marks": ["a", "b"][: 1 + row % 2]} for row in range(60)]
+    assert types(dougong.new(as_lines(tmp_path / "x.jsonl", found))) == ({"words": "text"}, {"marks": "labels"})
+
+
+def test_conversations_are_learnt_from_themselves_alone(tmp_path: Path):
+    said = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    found = [{"source": "ab"[row % 2], "messages": [*said, {"role": "user", "content": f"{row}"}]} for row in range(60)]
+    made = dougong.new(as_lines(tmp_path / "x.jsonl", found))
+    assert types(made) == ({}, {"messages": "chat"})
+    assert (
+        "# source: category      # 2 different values; a conversation is learnt from itself alone" in made.read_text()
+    )
+    assert dougong.check(made).rows_read == 60
+    as_text = as_lines(tmp_path / "y.jsonl", [{"messages": json.dumps(row["messages"])} for row in found])
+    assert types(dougong.new(as_text)) == ({}, {"messages": "chat"})
+    broken = as_lines(tmp_path / "z.jsonl", [{"messages": [{"role": "user", "content": "no reply"}], "n": 1.5}] * 9)
+    assert "chat" not in types(dougong.new(broken, predict="n"))[0].values()
+
+
+def test_of_huge_rows_only_some_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = as_lines(tmp_path / "x.jsonl", sentences(as_text=False))
+    monkeypatch.setattr(proposal, "KEPT", 10)  # not even one row: nothing is seen side by side
+    assert {column.kind for column in proposal.look(path).values()} == {""}
+    late = as_lines(tmp_path / "late.jsonl", [{"a": 1.5, "b": None}, {"a": 2.5, "b": "a text"}])
+    assert {column.kind for column in proposal.look(late).values()} == {""}  # what was not kept is no conversation
+    monkeypatch.setattr(proposal, "KEPT", 1500)
+    assert [column.kind for column in proposal.look(path).values()] == ["text", "tags"]
+
+
+def test_texts_side_by_side_are_written_one_from_the_other(tmp_path: Path):
+    found = [{"en": f"a day {row} and more", "de": f"ein Tag {row} und mehr"} for row in range(60)]
+    made = dougong.new(as_lines(tmp_path / "x.jsonl", found))
+    assert types(made) == ({"en": "text"}, {"de": "text"})
+    assert "# outputs: {match: pairing}      # with both as inputs" in made.read_text()
+    assert dougong.check(made).rows_read == 60
+
+
 def test_a_column_called_text_may_stand_beside_others(tmp_path: Path):
     (tmp_path / "x.csv").write_text("text,label\n" + "some longer words here,x\nand other words there,y\n" * 30)
     read = recipe.load(dougong.new(tmp_path / "x.csv"))
