@@ -16,6 +16,7 @@ from dougong.core.errors import ArtefactError
 from dougong.data import prepare
 from dougong.data.loader import Loader, Plan, RowPlan, WindowPlan
 from dougong.data.shards import Split
+from dougong.data.windows import Rows, Windows
 from dougong.fields import Field
 from dougong.model import Model
 from dougong.recipe import Recipe
@@ -102,9 +103,18 @@ def plan_of(
         )
     limits = limits_of([*inputs, *outputs])
     most = BRIEF_ROWS if brief else None
+    if (quoting := next((field for field in outputs if fields.quotes(field.config)), None)) is not None:
+        windows = windows_of(split, inputs, quoting, most)
+        return RowPlan(windows, limits=limits, batch_rows=rows, batch_tokens=tokens, seed=recipe.seed, shuffle=shuffle)
     return RowPlan(
         split, limits=limits, batch_rows=rows, batch_tokens=tokens, seed=recipe.seed, shuffle=shuffle, most=most
     )
+
+
+def windows_of(source: Rows, inputs: Sequence[Field], quoting: Field, most: int | None = None) -> Windows:
+    """Rows as often as it takes to read all of the text that an output quotes; `most`: of only so many of them."""
+    length = next(field.config.max_length for field in inputs if field.name == quoting.config.of)
+    return Windows(source, quoting.config.of, length=length, stride=quoting.config.step(length), most=most)
 
 
 def batch_of(recipe: Recipe, split: Split) -> tuple[int, int]:

@@ -43,6 +43,7 @@ class Model(nn.Module):
         self.written = next((field for field in outputs if field.type.Head.AUTOREGRESSIVE), None)
         self.masked = self.written is not None and fields.masked(self.written.config)
         assert not (self.masked and self.inputs)  # refused by the recipe
+        self.quoting = next((field for field in outputs if fields.quotes(field.config)), None)
         self.paired = next((field for field in outputs if reads_apart(field.config)), None)
         module = backbones.load(config.kind)
         if self.written is not None and not module.Backbone.CAUSAL:
@@ -149,7 +150,7 @@ class Model(nn.Module):
         own = [features.auxiliary for features in arrived if features.auxiliary is not None]
         mask = torch.cat([features.mask for features in arrived], dim=1)
         balance = torch.stack(own).sum() if own else None
-        return at_precision(Features(joined, mask, None, balance, joined_words(arrived)))
+        return at_precision(Features(joined, mask, None, balance, joined_places(arrived)))
 
     def counts(self, batch: Batch) -> Losses:
         """How many targets each output has in this batch (what its loss is divided by)."""
@@ -253,12 +254,12 @@ class Roles(nn.Module):
         return values + self.marks.weight[index].to(values.dtype)
 
 
-def joined_words(arrived: Sequence[Features]) -> Tensor | None:
-    """The words of the one input whose words are told, at their places in the joined sequence."""
+def joined_places(arrived: Sequence[Features]) -> Tensor | None:
+    """The places of the one input that tells some, as they are in the joined sequence."""
     start = 0
     for features in arrived:
-        if features.words is not None:
-            return torch.where(features.words >= 0, features.words + start, -1)
+        if features.places is not None:
+            return torch.where(features.places >= 0, features.places + start, -1)
         start += features.mask.shape[1]
     return None
 

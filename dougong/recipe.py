@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class Reader:
         inputs, encoders = self.fields(plain, "inputs", "Encoder")
         outputs, _ = self.fields(plain, "outputs", "Head")
         model = self.model(plain, inputs, outputs)
-        inputs, outputs = self.words(inputs, outputs, encoders, model)
+        inputs, outputs = self.named(inputs, outputs, encoders, model)
         train = self.train(plain)
         self.across(inputs, outputs, encoders, model, train, plain)
         self.cleaning(data, [*inputs.values(), *outputs.values()])
@@ -394,15 +395,19 @@ class Reader:
             if name in inputs and encoder is not None:
                 self.length(f"inputs.{name}.encoder", encoder, [inputs[name]])
 
-    def words(
+    def named(
         self, inputs: dict[str, Any], outputs: dict[str, Any], encoders: dict[str, Any], model: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Outputs that name the words of an input are told which, and that input that it has to tell its words."""
-        named: set[str] = set()
+        """Outputs that name the words or places of an input are told which, and that input that it has to tell them."""
+        named: dict[str, str] = {}  # input -> what it tells
         for name, config in outputs.items():
-            kind = getattr(fields.load(config.type), "OF", None)
+            module = fields.load(config.type)
+            kind = getattr(module, "OF", None)
             if kind is None:
                 continue
+            if fields.quotes(config) and len(outputs) > 1:
+                expected = f"a {config.type} to be the only output: what it quotes is read in windows"
+                self.wrong(f"outputs.{name}", config.type, expected, "train two models")
             can = [each for each, other in inputs.items() if other.type == kind]
             if config.of not in can and (config.of is not None or len(can) != 1):
                 expected = f"an input of type {kind}" + (f": one of {', '.join(can)}" if can else "")
@@ -410,9 +415,11 @@ class Reader:
                 self.wrong(f"outputs.{name}.of", config.of, expected, fix)
                 continue
             of = config.of or can[0]
-            named.add(of)
+            named[of] = module.NAMES
             outputs = outputs | {name: dataclasses.replace(config, of=of)}
-            inputs = inputs | {of: dataclasses.replace(inputs[of], words=True)}
+            inputs = inputs | {of: dataclasses.replace(inputs[of], **{module.NAMES: True})}
+            if fields.quotes(config):
+                self.attempt(partial(config.step, inputs[of].max_length), f"outputs.{name}")
             ways = {"model": model, f"inputs.{of}.encoder": encoders.get(of)}
             for key, each in ways.items():
                 if each is not None and not backbones.load(each.kind).Backbone.PLACES:
@@ -422,8 +429,9 @@ class Reader:
             self.wrong("outputs", sorted(named), "words of one input alone to be named", "train two models")
         for side, configs in (("inputs", inputs), ("outputs", outputs)):
             for name, config in configs.items():
-                if getattr(config, "words", False) and name not in named:
-                    self.wrong(f"{side}.{name}.words", True, "false: no output names its words", "remove it")
+                for key in ("words", "places"):
+                    if getattr(config, key, False) and named.get(name) != key:
+                        self.wrong(f"{side}.{name}.{key}", True, f"false: no output names its {key}", "remove it")
         return inputs, outputs
 
     def apart(

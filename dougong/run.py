@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,13 @@ from dougong.core.artefacts import read_json, read_sealed, verify_folder, write_
 from dougong.core.errors import ArtefactError, DataError, Note, bad_field
 from dougong.core.tensors import load_tensors, save_tensors
 from dougong.data import cleaning, preparation, prepare, tokenizers
-from dougong.data.columns import Columns
+from dougong.data.columns import Columns, cut
 from dougong.data.loader import Batch, collate
+from dougong.data.windows import Held
 from dougong.fields import Field
 from dougong.inference import generate
+from dougong.inference.predict import as_numpy, best_windows
+from dougong.metrics.writing import texts
 from dougong.model import Model
 from dougong.recipe import Recipe
 from dougong.run_folder import MODEL, RUNS
@@ -139,7 +142,7 @@ class Run:
         results: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):
             chunk = [self.read(row, start + index) for index, row in enumerate(rows[start : start + PREDICT_ROWS])]
-            results += self._answers(self.encode(chunk, notes))
+            results += self._answers(chunk, notes)
         return results
 
     def generate(self, prompts: str | Sequence[Any] = ("",), **options: Any) -> list[str]:
@@ -244,35 +247,56 @@ class Run:
     ) -> Batch:
         """Parsed rows -> one batch of the inputs (or only some); `notes` counts what the model cannot know of them."""
         inputs = self.inputs if inputs is None else inputs
+        return collate(self.encoded(rows, notes, inputs), np.arange(len(rows)), assembly.limits_of(inputs))
+
+    def encoded(self, rows: Sequence[dict[str, Any]], notes: Notes | None, inputs: Sequence[Field]) -> Columns:
+        """The columns of parsed rows."""
         columns: Columns = {}
         for field in inputs:
             encoded, counts = field.codec.encode([row[field.name] for row in rows])
-            for key, limit in field.codec.limits().items():
-                counts[f"cut to {limit:,} {key}"] = int((encoded[key].lengths > limit).sum())
+            counts |= cut(field.codec, encoded)
             if notes is not None:
                 counts.pop("missing", None)  # the caller knows of those
                 notes.update({(field.column, what): count for what, count in counts.items() if count})
             columns |= {f"{field.name}.{key}": column for key, column in encoded.items()}
-        return collate(columns, np.arange(len(rows)), assembly.limits_of(inputs))
+        return columns
 
     @torch.inference_mode()
-    def _answers(self, batch: Batch) -> list[dict[str, Any]]:
-        device = next(self.model.parameters()).device
+    def _answers(self, rows: Sequence[dict[str, Any]], notes: Notes) -> list[dict[str, Any]]:
+        if self.model.quoting is not None:
+            return self._quotes(self.encoded(rows, notes, self.inputs), len(rows), self.model.quoting)
+        batch = self.encode(rows, notes)
         if self.model.written is not None:
-            texts = generate.answers(self.model, batch, precise=self.autocast)
-            return [{self.model.written.name: {"value": text}} for text in texts]
+            written = generate.answers(self.model, batch, precise=self.autocast)
+            return [{self.model.written.name: {"value": text}} for text in written]
+        outputs = self._outputs(batch)
+        answers = {field.name: field.codec.answers(outputs[field.name]) for field in self.outputs}
+        return [{name: answer[index] for name, answer in answers.items()} for index in range(len(rows))]
+
+    def _outputs(self, batch: Batch) -> dict[str, Columns]:
+        """What the model predicts for each output."""
+        device = next(self.model.parameters()).device
         with self.autocast():
             outputs = self.model.predict({key: value.to(device) for key, value in batch.items()})
-        answers = {
-            field.name: field.codec.answers(
-                {
-                    key: value.float().cpu().numpy() if value.dtype == torch.bfloat16 else value.cpu().numpy()
-                    for key, value in outputs[field.name].items()
-                }
-            )
-            for field in self.outputs
-        }
-        return [{name: answer[index] for name, answer in answers.items()} for index in range(len(batch["row"]))]
+        return {name: {key: as_numpy(value) for key, value in out.items()} for name, out in outputs.items()}
+
+    def _quotes(self, columns: Columns, rows: int, quoting: Field) -> list[dict[str, Any]]:
+        """The best answer in any window of each row's text, as it stands there."""
+        windows = assembly.windows_of(Held(columns, rows), self.inputs, quoting)
+        limits = assembly.limits_of(self.inputs)
+
+        def read() -> Iterator[tuple[np.ndarray, Columns]]:
+            for start in range(0, windows.rows, PREDICT_ROWS):
+                some = np.arange(start, min(start + PREDICT_ROWS, windows.rows))
+                batch = collate(windows.take(some), windows.numbers(some), limits)
+                yield windows.numbers(some), self._outputs(batch)[quoting.name]
+
+        passages = texts({"text": columns[f"{quoting.config.of}.text"]})
+        answers: list[dict[str, Any]] = []
+        for found, best in best_windows(read(), windows.of_row):  # row after row, as their windows come
+            quoted = quoting.codec.quote(best, [passages[row] for row in found])
+            answers += [{quoting.name: answer} for answer in quoting.codec.answers(quoted)]
+        return answers
 
 
 def listed(rows: Iterable[Any]) -> list[Any]:

@@ -146,6 +146,7 @@ WALKS: dict[str, dict[str, Any]] = {
 WALKS["output text"]["model"] = "transformer"
 WALKS["output chat"] |= {"model": "transformer", "inputs": {}}
 WALKS["output tags"] |= {"model": "transformer", "inputs": {"x": "text"}}
+WALKS["output span"] |= {"model": "transformer", "inputs": {"x": "text"}}
 WALKS["output pairing"]["inputs"] = {"x": "text", "z": "text"}
 PARTS = {"input": "inputs", "encoder": "inputs", "output": "outputs", "model": "model"}  # of a walk; else train.KIND
 WALKS["loss huber"] = {"outputs": {"y": "number"}, "train": {"steps": 6, "loss": "huber"}}

@@ -22,7 +22,7 @@ import numpy as np
 
 from dougong.core.config import Count, Fraction, Positive, config
 from dougong.core.errors import bad_field, missing_extra, shown
-from dougong.data import conversations
+from dougong.data import answers, conversations
 from dougong.data.sampling import Sample
 
 Kinds = dict[str, str]
@@ -221,6 +221,8 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
         return [
             {**message, "content": _text(message["content"], config, changed)} for message in conversations.read(value)
         ]
+    if kind == "span":
+        return answers.read(value, lambda text: _text(text, config, changed))
     if kind == "labels" and isinstance(value, list | tuple):
         return [_label(item, config, changed) if isinstance(item, str) else item for item in value]
     if kind == "labels" and isinstance(value, str):  # several in one text: the field reads it

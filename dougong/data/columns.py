@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,17 @@ Column = np.ndarray | Ragged
 """A fixed-shape column (N, ...) or a ragged one."""
 Columns = dict[str, Column]
 """All arrays of one field for N rows, by name: {"tokens": Ragged} for text, {"index": (N,) int64} for a category."""
+
+
+def cut(codec: Any, columns: Columns) -> dict[str, int]:
+    """How many rows hold more of which ragged column than a batch takes of it: what is left out is told of."""
+    if getattr(codec, "in_windows", False):
+        return {}
+    return {
+        f"cut to {limit:,} {name}": int((column.lengths > limit).sum())
+        for name, limit in codec.limits().items()
+        if limit and isinstance(column := columns[name], Ragged)  # 0: a column that batches do without
+    }
 
 
 def concatenated(pieces: Sequence[Column]) -> Column:

@@ -25,6 +25,7 @@ from dougong.core.errors import DougongError, MachineError, shown
 from dougong.data.columns import Columns
 from dougong.data.ordering import key_of, permuted
 from dougong.data.shards import Split, Stream
+from dougong.data.windows import Windows
 
 Batch = dict[str, Tensor]
 POOL = 128  # batches that are sorted by length together: with half as many 6 % of the sentiment data would be padding
@@ -41,8 +42,8 @@ class Position:
 class Plan(Protocol):
     """Which batches an epoch has, and what is in each."""
 
-    split: Split
-
+    @property
+    def split(self) -> Split | Windows: ...  # where its rows are
     def batches(self, epoch: int) -> int: ...
     def rows(self, epoch: int, index: int) -> np.ndarray: ...
     def collate(self, rows: np.ndarray, epoch: int) -> Batch: ...
@@ -57,7 +58,7 @@ class RowPlan:
 
     def __init__(
         self,
-        split: Split,
+        split: Split | Windows,
         *,
         limits: dict[str, int],
         batch_rows: int = 0,
@@ -87,7 +88,8 @@ class RowPlan:
         return self._pool(epoch, pool)[within]
 
     def collate(self, rows: np.ndarray, epoch: int) -> Batch:
-        return collate(self.split.take(rows), rows, self.limits)
+        carried = [name for name in self.split.names if self.limits.get(name) != 0]
+        return collate(self.split.take(rows, carried), self.split.numbers(rows), self.limits)
 
     def row_ids(self, batch: Batch) -> list[int]:
         return [int(row) for row in batch["row"]]
@@ -233,11 +235,16 @@ class WindowPlan:
 
 
 def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch:
-    """Columns of some rows -> tensors; a ragged column is padded with zeros and comes with `<name>.length`."""
+    """Columns of some rows -> tensors; a ragged column is padded with zeros and comes with `<name>.length`.
+
+    One whose limit is 0 stays behind.
+    """
     batch: Batch = {"row": torch.from_numpy(np.asarray(rows, dtype=np.int64))}
     for name, column in columns.items():
         if isinstance(column, np.ndarray):
             batch[name] = torch.from_numpy(np.array(column))  # a copy: the mapped file is read-only
+            continue
+        if limits.get(name) == 0:
             continue
         lengths = np.minimum(column.lengths, limits.get(name, np.iinfo(np.int64).max))
         padded = np.zeros((len(column), int(lengths.max(initial=1))), dtype=np.int64)
@@ -368,7 +375,7 @@ def padding(plan: RowPlan, epoch: int = 0) -> float:
     """The share of a ragged batch's positions that are padding, over an epoch."""
     real = total = 0
     for batch in once(plan, epoch):
-        for name in plan.limits:
+        for name in (name for name, limit in plan.limits.items() if limit):
             real += int(batch[f"{name}.length"].sum())
             total += batch[name].numel()
     return 1 - real / total if total else 0.0

@@ -28,7 +28,7 @@ from dougong.core.artefacts import commit_folder, make_folder, read_json, write_
 from dougong.core.config import dump
 from dougong.core.errors import bad_field
 from dougong.data import cleaning, duplicates, quarantine, sources
-from dougong.data.columns import Columns
+from dougong.data.columns import Columns, cut
 from dougong.data.ordering import mixed
 from dougong.data.processes import Spread, processes
 from dougong.data.records import Unit
@@ -321,10 +321,8 @@ class Encode:
             columns: Columns = {}
             for field, codec in self.codecs.items():
                 encoded, notes = codec.encode(chosen.column(field).to_pylist())
-                for array, limit in (
-                    codec.limits().items() if len(self.codecs) > 1 else ()
-                ):  # a lone text is read as a stream
-                    notes[f"cut to {limit:,} {array}"] = int((encoded[array].lengths > limit).sum())
+                if len(self.codecs) > 1:  # a lone text is read as a stream
+                    notes |= cut(codec, encoded)
                 columns |= {f"{field}.{array}": column for array, column in encoded.items()}
                 counts.update({(f"{name}.{field}", what): count for what, count in notes.items() if count})
             path = self.folder / name / part.name

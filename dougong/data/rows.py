@@ -254,14 +254,14 @@ class Cleaner:
         return result
 
     def check(self, values: dict[str, list[object]], bad: dict[int, str], dropped: dict[int, str]) -> None:
-        """Whether values that speak of another field's can do so (tags of words)."""
+        """Whether values that speak of another field's can do so (tags of words, answers); as that field has them told."""
         for field in self.used:
             of = getattr(field.config, "of", None)
             for row, pair in enumerate(zip(values[field.name], values[of], strict=True)) if of else ():
                 if row in bad or row in dropped:
                     continue
                 try:
-                    field.module.Codec.check(*pair)
+                    values[field.name][row] = field.module.Codec.check(*pair)
                 except ValueError as error:
                     bad[row] = f"column {field.column!r}: {error}"
 

@@ -135,19 +135,24 @@ class Split:
     def names(self) -> list[str]:
         return list(self.shards[0]) if self.shards else []
 
-    def take(self, rows: np.ndarray) -> Columns:
-        """The columns of the given rows, in that order."""
+    def take(self, rows: np.ndarray, names: Sequence[str] | None = None) -> Columns:
+        """The columns of the given rows (or only the named ones), in that order."""
+        names = self.names if names is None else names
         owner = np.searchsorted(self.starts, rows, side="right") - 1  # (n,) shard of each row
-        parts: dict[str, list[Column]] = {name: [] for name in self.names}
+        parts: dict[str, list[Column]] = {name: [] for name in names}
         places: list[np.ndarray] = []
         for shard in np.unique(owner):
             chosen = np.flatnonzero(owner == shard)
             local = rows[chosen] - self.starts[shard]
-            for name, column in self.shards[shard].items():
-                parts[name].append(_rows(column, local))
+            for name in names:
+                parts[name].append(_rows(self.shards[shard][name], local))
             places.append(chosen)
         order = np.argsort(np.concatenate(places)) if len(places) > 1 else None
         return {name: _joined(columns, order) for name, columns in parts.items()}
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of the data that these are: themselves."""
+        return rows
 
     def lengths(self, name: str) -> np.ndarray:  # (N,) int64
         """Length of every row of a ragged column."""

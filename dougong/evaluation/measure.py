@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from dougong.core.artefacts import read_json, verify_folder, write_folder, write
 from dougong.core.errors import DataError
 from dougong.data.columns import Column, Columns, Ragged, concatenated
 from dougong.data.loader import Plan, WindowPlan
-from dougong.data.shards import read_shard, write_shard
+from dougong.data.shards import Split, read_shard, write_shard
 from dougong.fields import Field, metrics_of
 from dougong.inference import golden
 from dougong.inference.predict import Autocast, losses, predictions
@@ -98,7 +98,7 @@ def measure(
         out.name: _details(metrics[out.name], accumulators[out.name], getattr(out.codec, "classes", ()))
         for out in model.outputs
     }
-    if write and model.written is not None and (replies := golden.replies(model, plan.split)):
+    if write and model.written is not None and (replies := golden.replies(model, cast("Split", plan.split))):
         details[model.written.name]["golden"] = replies
     mean_losses = {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
     return Measured(split, rows, estimates, mean_losses, details)

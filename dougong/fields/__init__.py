@@ -11,7 +11,10 @@ Each file offers
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
-    OF          the type of input whose words an output names; its Config has `of`, its Codec `check`  (only where it does)
+    OF          the type of input whose words or places an output names; its Config has `of`, its Codec `check`
+                text, value -> the value as it is told of that text       (only where it does, as NAMES)
+    NAMES       the key by which that input is told so: `words`, or `places`, which are quoted: its Config has `step`,
+                the tokens from window to window of a long text, and its Codec `quote`, predictions with their texts
     augment     field, batch -> the training batch, changed at random; on either side    (only where it is)
     measured    field, batch -> the batch to be measured on, changed without chance      (only where it is)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
@@ -67,6 +70,11 @@ def bounded(config: Any) -> bool:
 def reads_apart(config: Any) -> bool:
     """Whether an output reads each input by itself, in place of all of them joined."""
     return getattr(load(config.type).Head, "SEPARATE", False)
+
+
+def quotes(config: Any) -> bool:
+    """Whether an output is quoted from an input, which is read in windows where it is long."""
+    return getattr(load(config.type), "NAMES", None) == "places"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dougong.layers.losses import IGNORE, Loss, cross_entropy_sum
 from dougong.metrics.metric import Metric
 from dougong.metrics.tagging import EntityF1, TagAccuracy, TagF1, entities, is_bio
 
-OF = "text"  # the type of input whose words are tagged
+OF, NAMES = "text", "words"  # the type of input whose words are tagged
 MAX_TAGS = 10_000
 UNSEEN = -1  # the number of a tag that the training rows did not hold
 
@@ -70,11 +70,12 @@ class Codec:
         return names
 
     @staticmethod
-    def check(value: list[str] | None, text: str | None) -> None:
-        """ValueError where these cannot be the tags of this text."""
+    def check(value: list[str] | None, text: str | None) -> list[str] | None:
+        """The tags. ValueError where these cannot be those of this text."""
         words = len(word_places(text or ""))
         if value is not None and len(value) != words:
             raise ValueError(f"{len(value)} tags for a text of {words} words, which are what white space separates")
+        return value
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[list[str] | None]) -> Codec:
@@ -151,9 +152,9 @@ class Head(nn.Module):
     def scores(self, features: Features) -> tuple[Tensor, Tensor]:
         """(B, W, C), and which words were read (B, W). Where the input has no words each position is one."""
         values, real = features.values, features.mask
-        if features.words is not None:
-            real = features.words >= 0
-            places = features.words.clamp(min=0)[..., None].expand(-1, -1, values.shape[-1])
+        if features.places is not None:
+            real = features.places >= 0
+            places = features.places.clamp(min=0)[..., None].expand(-1, -1, values.shape[-1])
             values = values.gather(1, places)
         return self.linear(self.dropout(values)), real
 

@@ -34,7 +34,7 @@ from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.layers.masking import hide
 from dougong.metrics.language import BitsPerByte, MaskedAccuracy, MaskedPerplexity, Perplexity, TokenLoss
 from dougong.metrics.metric import Metric
-from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1
+from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1, text_column
 
 
 @config
@@ -50,6 +50,7 @@ class Config(FieldConfig):
     )
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     words: bool = False  # tell where each word begins: what an output that names this input's words sets
+    places: bool = False  # tell where each token ends, and keep the text: what an output that quotes this input sets
     objective: Literal["causal", "masked"] = "causal"  # tell the next token, or those that were hidden
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
     boundaries: bool = False  # without inputs: the documents in a window do not see one another
@@ -110,8 +111,10 @@ class Codec:
         self.pattern = tokenizers.known_pattern(config.tokenizer, tokenizer)
         self.lossy = config.lowercase or kind == "wordpiece" or (kind == "file" and self.pattern is None)
         self.dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
-        if config.words and not isinstance(tokenizer, Tokenizer):
-            expected = "one that tells where its tokens stand, for the output that names this text's words"
+        self.in_windows = config.places  # a text that is quoted is read to its end, in as many windows as it takes
+        if (config.words or config.places) and not isinstance(tokenizer, Tokenizer):
+            told = "words" if config.words else "places"
+            expected = f"one that tells where its tokens stand, for the output that names this text's {told}"
             raise bad_field("text.tokenizer", getattr(config.tokenizer, "path", kind), expected, "use kind: bpe")
 
     @staticmethod
@@ -134,7 +137,11 @@ class Codec:
         return cls(config, tokenizer)
 
     def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:
-        """{"tokens": ragged ids, "bytes": (N,) of UTF-8 that they stand for}, and how many tokens were unknown."""
+        """{"tokens": ragged ids, "bytes": (N,) of UTF-8 that they stand for}, and how many tokens were unknown.
+
+        Beside them "words": the place of each word's first token; "ends" and "text": where each token ends, in characters,
+        and the text as UTF-8.
+        """
         texts = ["" if value is None else value for value in values]
         tokens = Ragged.concat([Ragged.of([], self.dtype), *map(self.tokenize, tokenizers.groups(texts))])
         counts = {}
@@ -147,7 +154,8 @@ class Codec:
             if self.lossy or self.unknown in row:
                 size[index] = min(size[index], self.size(row))  # ㍿ may have become 株式会社
         words = {"words": self.word_tokens(texts)} if self.config.words else {}
-        return {"tokens": tokens, "bytes": size, **words}, counts
+        quoted = {"ends": self.token_ends(texts), "text": text_column(texts)} if self.config.places else {}
+        return {"tokens": tokens, "bytes": size, **words, **quoted}, counts
 
     def word_tokens(self, texts: list[str]) -> Ragged:
         """The place of the first token of each word (one that holds a part of the word before it, if there is no other)."""
@@ -156,6 +164,17 @@ class Codec:
         for text, encoding in zip(texts, self.tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
             ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)  # in characters, rising
             rows.append(np.searchsorted(ends, word_places(text), side="right").astype(np.int32))
+        return Ragged.of(rows, np.int32)
+
+    def token_ends(self, texts: list[str]) -> Ragged:
+        """The character at which each token ends, the end token left out; tokens that share a character share its end."""
+        rows = []
+        assert isinstance(self.tokenizer, Tokenizer)
+        for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False):
+            ends = np.array([end for _, end in encoding.offsets], dtype=np.int32)
+            if self.end in encoding.ids:  # its spelling stands in the text, and became several tokens
+                ends = np.repeat(ends, [len(self.unended([index])) for index in encoding.ids])
+            rows.append(ends)
         return Ragged.of(rows, np.int32)
 
     def tokenize(self, texts: list[str]) -> Ragged:
@@ -210,7 +229,8 @@ class Codec:
 
     def limits(self) -> dict[str, int]:
         """How much of each ragged column a batch takes."""
-        return {"tokens": self.config.max_length}
+        most = self.config.max_length
+        return {"tokens": most, **({"ends": most, "text": 0} if self.config.places else {})}
 
     def to_json(self) -> dict[str, Any]:
         return {"tokenizer": tokenizers.to_json(self.tokenizer)}
@@ -249,7 +269,12 @@ class Encoder(nn.Module):
         if f"{name}.words" in batch:
             words = batch[f"{name}.words"]  # (B, W)
             read = length_mask(batch[f"{name}.words.length"], words.shape[1]) & (words < lengths[:, None])
-            features = replace(features, words=torch.where(read, words, -1))
+            features = replace(features, places=torch.where(read, words, -1))
+        if f"{name}.ends" in batch:
+            ends = batch[f"{name}.ends"]  # (B, E): of all tokens but the one that closes a text
+            read = length_mask(batch[f"{name}.ends.length"], ends.shape[1])
+            each = torch.arange(ends.shape[1], device=ends.device).expand_as(ends)
+            features = replace(features, places=torch.where(read, each, -1))
         if not self.training or not self.token_dropout:
             return features
         shown = torch.rand(tokens.shape, device=tokens.device) >= self.token_dropout

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,11 @@ from dougong.core.devices import place
 from dougong.core.errors import Diverged
 from dougong.data.columns import Columns, Ragged
 from dougong.data.loader import Plan, WindowPlan, once
+from dougong.data.windows import Windows
 from dougong.fields import Field
 from dougong.inference import generate
 from dougong.inference.neighbours import ranks
-from dougong.metrics.writing import text_column
+from dougong.metrics.writing import text_column, texts
 from dougong.model import Batch, Model
 
 Autocast = Callable[[], Any]
@@ -63,6 +64,9 @@ def predictions(model: Model, plan: Plan, autocast: Autocast, *, write: bool = F
         assert model.written is not None
         yield from _documents(answers, plan, model.written.name)
         return
+    if model.quoting is not None:
+        yield from _quoted(answers, plan, model.quoting)
+        return
     if model.paired is not None:
         yield from _searched(answers, [field.name for field in model.inputs], model.paired)
         return
@@ -94,7 +98,7 @@ def _answers(model: Model, plan: Plan, autocast: Autocast) -> Iterator[Answer]:
         counts = model.counts(placed)
         yield Answer(
             batch,
-            {name: {key: _numpy(value) for key, value in out.items()} for name, out in outputs.items()},
+            {name: {key: as_numpy(value) for key, value in out.items()} for name, out in outputs.items()},
             {name: (float(loss), int(counts[name])) for name, loss in losses.items()},
         )
 
@@ -189,11 +193,56 @@ def _searched(answers: Iterator[Answer], inputs: list[str], paired: Field) -> It
         yield replace(each, predictions={name: {"rank": part}})
 
 
+def _quoted(answers: Iterator[Answer], plan: Plan, quoting: Field) -> Iterator[Predicted]:
+    """Of each row the best answer of all windows of its text, as it stands there."""
+    name, split = quoting.name, plan.split
+    assert isinstance(split, Windows)
+    waiting = np.zeros(2)  # loss and targets of windows whose rows are not complete yet
+
+    def read() -> Iterator[tuple[np.ndarray, Columns]]:
+        for answer in answers:
+            waiting[:] += answer.losses[name]
+            yield answer.batch["row"].numpy(), answer.outputs[name]
+
+    for rows, best in best_windows(read(), split.of_row):
+        columns = split.source.take(rows, [f"{quoting.config.of}.text", f"{name}.place", f"{name}.gold"])
+        prediction = quoting.codec.quote(best, texts({"text": columns.pop(f"{quoting.config.of}.text")}))
+        target = {key.removeprefix(f"{name}."): column for key, column in columns.items()}
+        loss, waiting[:] = (float(waiting[0]), int(waiting[1])), 0
+        yield Predicted(rows, {name: prediction}, {name: target}, {name: loss})
+
+
+def best_windows(
+    read: Iterable[tuple[np.ndarray, Columns]], of_row: np.ndarray
+) -> Iterator[tuple[np.ndarray, Columns]]:
+    """(rows, predictions of windows of them) -> (rows, of each the prediction whose "margin" is largest), once it is whole.
+
+    `of_row`: how many windows each row has (N,). That there is no answer is as likely as in the window that doubts it most.
+    """
+    held: list[tuple[np.ndarray, Columns]] = []
+    for part in read:
+        held.append(part)
+        row = np.concatenate([rows for rows, _ in held])  # (W,)
+        columns = {key: np.concatenate([np.asarray(each[key]) for _, each in held]) for key in part[1]}
+        some, index, count = np.unique(row, return_inverse=True, return_counts=True)
+        done = (count == of_row[some])[index]  # (W,)
+        held = [(row[~done], {key: column[~done] for key, column in columns.items()})]
+        if done.any():
+            yield _best({key: column[done] for key, column in columns.items()}, row[done])
+
+
+def _best(columns: dict[str, np.ndarray], row: np.ndarray) -> tuple[np.ndarray, Columns]:
+    order = np.lexsort([columns["start"], -columns["margin"], row])  # the earliest of equally good ones
+    rows, first = np.unique(row[order], return_index=True)
+    best: Columns = {key: column[order][first] for key, column in columns.items()}
+    return rows, best | {"none": np.minimum.reduceat(columns["none"][order], first)}
+
+
 def _columns(batch: Batch, name: str) -> Columns:
     prefix = f"{name}."
     return {key.removeprefix(prefix): value.numpy() for key, value in batch.items() if key.startswith(prefix)}
 
 
-def _numpy(value: Tensor) -> np.ndarray:
+def as_numpy(value: Tensor) -> np.ndarray:
     value = value.detach().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -24,7 +24,7 @@ class Features:
     mask: Tensor  # (B, T) bool: True where a position is real, False where it pads
     grid: tuple[int, ...] | None = None  # (H, W) with H * W == T for images; None for sequences and sets
     auxiliary: Tensor | None = None
-    words: Tensor | None = None  # (B, W) int64: the first position of each word, -1 where there is none that was read
+    places: Tensor | None = None  # (B, W) int64: the position of each word or token that an output names, -1: not read
     segments: Tensor | None = None  # (B, T) int64, the same number for what lies together
 
     def mean(self) -> Tensor:

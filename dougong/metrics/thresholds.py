@@ -1,4 +1,4 @@
-"""Thresholds of labels: from which probability on a label is given, so that F1 is best on the rows that are looked at."""
+"""Thresholds: from which probability on a label, or an answer, is given, so that F1 is best on the rows that are looked at."""
 
 # N rows, C labels, E edges that are tried, K columns: C, or 1 for all labels together
 
@@ -43,6 +43,23 @@ def best_thresholds(
     order = np.argsort(np.abs(_log_odds(edges)), kind="stable")  # the nearest to 0.5 first
     best = edges[order[scores[:, order].argmax(axis=1)]]
     return np.where(actual[:, 0] > 0, best, USUAL), actual[:, 0].astype(np.int64)
+
+
+def best_refusal(rows: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
+    """The margin from which on answers are given, so that the mean score is best: log-odds between -16 and 16.
+
+    Of some rows at a time: their margins, what each is worth where its answer is given, and where it is not (N,). One pass
+    that keeps no row, as above; of equally good margins the nearest to 0 is taken.
+    """
+    edges = np.linspace(-16, 16, MOST_EDGES + 1)  # 0 is one of them
+    worth = np.zeros((2, len(edges) + 1))  # given, refused
+    for margin, *scores in rows:
+        place = np.searchsorted(edges, margin, side="right")  # edges[place - 1] <= margin < edges[place]
+        worth += [np.bincount(place, score, minlength=worth.shape[1]) for score in scores]
+    above = worth[0, ::-1].cumsum()[-2::-1]  # (E,) of the rows at or above each edge
+    total = above + worth[1].cumsum()[:-1]
+    order = np.argsort(np.abs(edges), kind="stable")
+    return float(edges[order[total[order].argmax()]])
 
 
 def _edges(columns: int) -> np.ndarray:

@@ -29,6 +29,7 @@ class Values:
     unseen: Any  # a value that no training row holds
     settings: dict[str, Any] = field(default_factory=dict)  # of its Config, to be small
     metrics: tuple[str, ...] = ()  # the names of design.md section 6 that its METRICS must offer
+    missing: Any = None  # what a missing value is parsed to
     same: Callable[[Any, Any], bool] = lambda parsed, decoded: bool(parsed == decoded)
 
 
@@ -78,6 +79,14 @@ VALUES = {
         make=lambda row: ["O", "B-x", "I-x", "B-y", "O"][: 4 + ((row - 1) % 7 > 0)],
         unseen=["never-seen"],
         metrics=("f1", "accuracy"),
+    ),
+    "span": Values(  # of the text of the row before, as tags
+        make=lambda row: {"text": "good" if (row - 1) % 2 else "bad", "start": len(f"row {row - 1}: ")},
+        unseen="never seen",
+        settings={"max_answer": 8},
+        metrics=("f1", "exact_match"),
+        same=lambda parsed, decoded: bool(parsed["texts"][0] == decoded),
+        missing={"texts": [], "start": None, "times": 1},  # that there is no answer is an answer
     ),
     "pairing": Values(
         make=lambda row: [row, (1 << 64) - 1 - row % 7],  # hashes of inputs: it has no column

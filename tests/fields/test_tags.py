@@ -18,7 +18,7 @@ from dougong.data.words import word_places
 from dougong.fields import tags, text
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss
-from dougong.model import joined_words
+from dougong.model import joined_places
 
 NAMES = ("ann", "bob", "carl", "dora")
 PLACES = ("paris", "rome", "oslo", "new york")
@@ -150,7 +150,7 @@ def test_the_loss_is_that_of_the_words_that_were_read() -> None:
     encoder = text.Encoder(text.Config(words=True), codec_of("byte"), 6, 4)
     torch.nn.init.normal_(encoder.embedding.weight, generator=torch.Generator().manual_seed(1))
     features = encoder(batch, "x")
-    assert features.words.tolist() == [[0, 3, -1], [0, -1, -1]]
+    assert features.places.tolist() == [[0, 3, -1], [0, -1, -1]]
     logits = head.linear(features.values)
     expected = torch.nn.functional.cross_entropy(
         torch.stack([logits[0, 0], logits[1, 0]]), torch.tensor([0, 1]), reduction="sum"
@@ -164,8 +164,8 @@ def test_the_loss_is_that_of_the_words_that_were_read() -> None:
 
 def test_words_keep_their_places_beside_other_inputs() -> None:
     first = Features(torch.zeros(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
-    second = Features(torch.zeros(2, 5, 4), torch.ones(2, 5, dtype=torch.bool), words=torch.tensor([[0, 2], [1, -1]]))
-    found = joined_words([first, second, first])
+    second = Features(torch.zeros(2, 5, 4), torch.ones(2, 5, dtype=torch.bool), places=torch.tensor([[0, 2], [1, -1]]))
+    found = joined_places([first, second, first])
     assert found is not None
     assert found.tolist() == [[3, 5], [4, -1]]
-    assert joined_words([first, first]) is None
+    assert joined_places([first, first]) is None
