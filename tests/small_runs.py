@@ -62,6 +62,14 @@ def write_data(folder: Path) -> None:
             tags = [tag for tag, chosen in (("even", index % 2 == 0), ("third", index % 3 == 0)) if chosen]
             line = {"text": f"{' '.join(tags)} number {index}", "reply": f"{index}!", "tags": tags}
             stream.write(json.dumps(line) + "\n")
+    with (folder / "spans.jsonl").open("w", encoding="utf-8") as stream:
+        for index in range(ROWS):
+            colour, shape = ("red", "dark blue")[index % 2], ("long", "扁 flat")[index % 4 > 1]
+            facts = {"size": str(index % 7 * 15), "colour": colour, "shape": shape}
+            asked = ("size", "colour", "shape")[index % 3]
+            right = facts[asked] if index % 5 else None
+            passage = "; ".join(f"{key}: {value}" for key, value in facts.items() if right or key != asked)
+            stream.write(json.dumps({"question": asked, "passage": passage, "answer": right}) + "\n")
     lines = [f"{chance.choice(GOOD)} day number {index}\nand {chance.choice(BAD)} night" for index in range(ROWS)]
     with (folder / "chats.jsonl").open("w", encoding="utf-8") as stream:
         for index in range(ROWS):
@@ -93,6 +101,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tags": {
         "data": {"train": "tags.jsonl"}, "model": TINY,
         "inputs": {"text": BYTES}, "outputs": {"tags": {"type": "labels", "threshold": 0.3}},
+    },
+    "spans": {  # windows of 16 bytes: most passages take several
+        "data": {"train": "spans.jsonl"}, "model": TINY,
+        "inputs": {"question": BYTES, "passage": {**BYTES, "max_length": 16}},
+        "outputs": {"answer": {"type": "span", "of": "passage", "max_answer": 10}},
     },
     "poems": {"data": {"train": "poems.txt"}, "model": TINY, "outputs": {"text": BYTES}},
     "poems-learned": {

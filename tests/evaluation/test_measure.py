@@ -22,7 +22,7 @@ from dougong.evaluation.measure import Kept, Measured, read_measured, read_predi
 from dougong.metrics.intervals import Accumulator, Estimate
 from tests.small_runs import home, recipe_of, run
 
-SORTS = ["reviews", "prices", "tags", "poems", "replies"]
+SORTS = ["reviews", "prices", "tags", "poems", "replies", "spans"]
 
 
 def measured(name: str, split: str = "train", keep: Path | None = None, **changes: Any) -> Measured:

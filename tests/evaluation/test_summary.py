@@ -9,7 +9,7 @@ from dougong import assembly
 from dougong.evaluation import summary
 from tests.small_runs import run
 
-SORTS = ["reviews", "prices", "tags", "poems", "chats", "replies"]
+SORTS = ["reviews", "prices", "tags", "poems", "chats", "replies", "spans"]
 
 
 @pytest.mark.parametrize("name", SORTS)

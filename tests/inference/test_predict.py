@@ -22,6 +22,11 @@ ROWS: dict[str, list[Any]] = {
     "reviews-mlp": TEXTS,
     "tags": TEXTS,
     "prices": [{"stars": 3, "colour": "red"}, {"stars": None, "colour": "blue"}, {"stars": "7.5", "colour": "unseen"}],
+    "spans": [
+        {"question": question, "passage": passage}
+        for question in ("size", "colour")
+        for passage in ("size: 15; colour: red; shape: flat 扁; size: 30; colour: dark blue", "", None, "size: 4")
+    ],
     "replies": ["even number 4", "third", "", "number 17"],
     "replies-recurrent": ["even number 4", "third", "", "number 17"],
 }
@@ -161,7 +166,7 @@ def plan_of(name: str, split: str = "train", **changes: Any) -> Any:
     return plan
 
 
-@pytest.mark.parametrize("name", ["reviews", "prices", "tags", "poems", "replies"])
+@pytest.mark.parametrize("name", ["reviews", "prices", "tags", "poems", "replies", "spans"])
 def test_every_row_of_a_split_is_predicted_once(name: str):
     trained, plan = run(name), plan_of(name)
     rows = np.concatenate([each.rows for each in predictions(trained.model, plan, trained.autocast)])
