@@ -201,7 +201,7 @@ def _plain_numbers(values: Sequence[object], types: set[type]) -> list[object] |
 def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -> object:
     """The clean form of one value, None if it is missing. ValueError if it cannot be of its kind."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
+        return answers.read(None) if kind == "span" else None  # that there is no answer is one: nothing is missing
     if kind == "number":
         return _number(value, changed)
     if kind == "text":

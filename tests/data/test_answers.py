@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dougong.data.answers import placed, places, read
+from dougong.data.cleaning import Config, clean
 
 PASSAGE = "Ann was born in Rome. Rome is large."
 
@@ -56,6 +57,24 @@ def test_every_form_is_read(value: Any, texts: list[str], start: int | None) -> 
 def test_what_is_no_answer_is_refused(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         read(value)
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], float("nan"), "null?"])
+def test_a_passage_without_an_answer_lacks_nothing(nothing: Any) -> None:
+    """Whatever the rule for missing values: that there is no answer is what is to be learnt."""
+    row = {"passage": "what is null? nothing", "answer": nothing}
+    cleaned = clean(row, {"passage": "text", "answer": "span"}, Config(missing="drop"))
+    assert cleaned.dropped is None
+    assert cleaned.values is not None
+    assert cleaned.values["answer"] == read(None if isinstance(nothing, float) else nothing)
+
+
+def test_answers_are_cleaned_as_passages_are() -> None:
+    row = {"passage": "cafe\u0301 noir", "answer": {"text": "cafe\u0301", "start": 0}}
+    cleaned = clean(row, {"passage": "text", "answer": "span"}, Config())
+    assert cleaned.changed == ("unicode",)
+    assert cleaned.values is not None
+    assert placed(cleaned.values["answer"], cleaned.values["passage"]) == {"texts": ["café"], "start": 0, "times": 1}  # type: ignore[arg-type]
 
 
 def test_an_answer_is_placed_in_its_passage() -> None:
