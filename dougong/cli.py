@@ -253,11 +253,13 @@ def number(value: float | None) -> str:
 
 def next_steps(run: Any) -> str:
     uses = {
+        "words": f"dougong predict {run.folder} --value word=WORD --top 10",
         "masked": f"start another recipe from it with model: {{init: {run.folder}}}",
         "writes": f"dougong generate {run.folder}",
         "answers": f"dougong predict {run.folder} DATA",
     }
     kind = "masked" if run.recipe.masked else "writes" if run.recipe.written else "answers"
+    kind = "words" if run.words else kind
     return f"Next: {uses[kind]}, or open the report in a browser."
 
 
@@ -291,9 +293,19 @@ def compare(runs: tuple[str, ...], split: str | None, metric: str | None) -> tup
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the answers there, one JSON object a line."
 )
-@click.option("--embed", is_flag=True, help="Of a pairing: the embedding of each input that a row has.")
-@click.option("--corpus", metavar="FILE", help="Of a pairing: the rows of this file that are nearest to each row.")
-@click.option("--top", type=click.IntRange(1, 100_000), help="With --corpus: how many of them.  [default: 10]")
+@click.option(
+    "--embed",
+    is_flag=True,
+    help="The embedding of each input of a pairing, or of the words of a row.",
+)
+@click.option(
+    "--corpus", metavar="FILE", help="Of a pairing, or words: the rows of this file that are nearest to each row."
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1, 100_000),
+    help="How many rows of the corpus (10), or of words, without one, how many of the nearest.",
+)
 def predict(
     run: str,
     data: str | None,

@@ -225,7 +225,8 @@ def predict(
 
     A row of a list that cannot be read is an error; in a file it is answered by {"error": why}, and the others stand.
     Of a run that has learnt a pairing, `embed` gives the embedding of each input that a row has, and `corpus` (a list or
-    a file) the `top` rows of it (10) that are nearest.
+    a file) the `top` rows of it (10) that are nearest. Of one that has learnt words the same, of the words of each row;
+    `top` without a corpus gives the words that are nearest.
     """
     run = runs.open_run(run)
     if embed or corpus is not None or top is not None:
@@ -244,13 +245,16 @@ def _of_space(
     say: Say,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Embeddings of rows, or what is nearest to them."""
-    if embed and corpus is not None:
-        raise bad_field("embed", True, "one of embed and corpus", "leave one of them out")
-    if top is not None and (corpus is None or top < 1):
+    lexicon = run.words is not None and corpus is None and top is not None  # what is looked through are all its words
+    if embed and (corpus is not None or lexicon):
+        raise bad_field("embed", True, f"one of embed and {'top' if lexicon else 'corpus'}", "leave one of them out")
+    if top is not None and ((corpus is None and not lexicon) or top < 1):
         expected = "rows of a corpus to give, 1 or more" if corpus is not None else "a corpus to search in"
         raise bad_field("top", top, expected, "leave it out, or give a corpus and a number from 1")
-    _ = run.paired  # refused now, and not after a corpus is read
+    _ = run.space  # refused now, and not after a corpus is read
     answer: Answer = run.embedded
+    if lexicon:
+        answer = retrieval.Corpus.vocabulary(run, top or retrieval.TOP).answer
     if corpus is not None:
         most = top or retrieval.TOP
         held = isinstance(corpus, str | Path)
@@ -282,7 +286,7 @@ def _corpus(run: Run, data: str, top: int, say: Say) -> retrieval.Corpus:
 
 
 def _rows(run: Run, data: str) -> Iterator[tuple[Path, sources.Row | sources.BadRow]]:
-    unit = run.recipe.data.text_rows
+    unit = "line" if run.words else run.recipe.data.text_rows  # a list of words
     return ((file, row) for file in sources.find_files(data, Path.cwd()) for row in sources.read_rows(file, unit=unit))
 
 

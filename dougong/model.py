@@ -46,9 +46,8 @@ class Model(nn.Module):
         self.quoting = next((field for field in outputs if fields.quotes(field.config)), None)
         self.paired = next((field for field in outputs if reads_apart(field.config)), None)
         module = backbones.load(config.kind)
-        if self.written is not None and not module.Backbone.CAUSAL:
-            fix = "use kind: transformer, recurrent or convnet"
-            raise bad_field("model.kind", config.kind, can_tell(self.written.name, self.written.config), fix)
+        if self.written is not None and (lacks := unfit(self.written.name, self.written.config, config.kind)):
+            raise bad_field("model.kind", config.kind, *lacks)
         if self.written is not None and fields.bounded(self.written.config) and not keeps_apart(config):
             raise bad_field("model.kind", config.kind, KEEPS_APART, "use kind: transformer")
         arriving = self.inputs + ([self.written] if self.written else [])
@@ -117,7 +116,9 @@ class Model(nn.Module):
         return self.backbone(at_precision(arrived), causal=False)
 
     def embed(self, field: Field, batch: Batch) -> Tensor:  # (B, E)
-        """One input of each row as a vector of length 1, in the space of a pairing."""
+        """One input of each row as a vector of length 1, in the space of a pairing; of an output the mean of its words."""
+        if field is self.written:
+            return self.arrival(field).encoder.vectors(batch, field.name)
         assert self.paired is not None
         return self.head(self.paired).embed(self.alone(field, batch))
 
@@ -270,11 +271,16 @@ def at_precision(x: Features) -> Features:
     return replace(x, values=x.values.to(torch.get_autocast_dtype(device))) if torch.is_autocast_enabled(device) else x
 
 
-def can_tell(name: str, config: Any) -> str:
-    """What a backbone must be able to do for an output that is a text."""
+def unfit(name: str, config: Any, kind: str) -> tuple[str, str] | None:
+    """What a kind of backbone would have to be for an output that is a text or words, and the fix; None if it is."""
+    if only := fields.only_backbone(config):
+        expected = f"{only}: the vectors of {name!r} are all that is learnt"
+        return None if kind == only else (expected, f"write kind: {only}, or leave it out")
+    if backbones.load(kind).Backbone.CAUSAL:
+        return None
     if fields.masked(config):
-        return f"a backbone that gives a feature for each token of {name!r}"
-    return f"a backbone that can write {name!r} step by step"
+        return f"a backbone that gives a feature for each token of {name!r}", "write kind: transformer"
+    return f"a backbone that can write {name!r} step by step", "write kind: transformer"
 
 
 KEEPS_APART = "a backbone that keeps documents apart within a window (boundaries: true)"

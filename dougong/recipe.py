@@ -17,8 +17,9 @@ from dougong import backbones, fields
 from dougong.core.config import Marks, adapter, dump, dump_yaml, parse_yaml, read, read_text
 from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, RecipeError, nearest
 from dougong.data import prepare
+from dougong.data.cleaning import TEXTS
 from dougong.data.rows import has_column
-from dougong.model import KEEPS_APART, can_tell, keeps_apart
+from dougong.model import KEEPS_APART, keeps_apart, unfit
 from dougong.training import loop
 
 SECTIONS = ("name", "seed", "data", "inputs", "outputs", "model", "train")
@@ -333,7 +334,7 @@ class Reader:
             self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
         for name, config in outputs.items():
             self.loss(name, config, train)
-            if inputs and fields.masked(config):
+            if inputs and fields.masked(config) and fields.only_backbone(config) is None:
                 expected = "causal beside inputs: a masked text is told from itself alone"
                 self.wrong(f"outputs.{name}.objective", "masked", expected, "remove it, or the inputs")
             if inputs and fields.bounded(config):
@@ -361,9 +362,8 @@ class Reader:
             expected = f"a backbone that can read the image {pictures[0]!r} beside other inputs"
             fix = f"write kind: transformer, or give it an encoder of its own: {pictures[0]}: {{type: image, encoder: convnet}}"
             self.wrong("model.kind", model.kind, expected, fix)
-        if written and not backbones.load(model.kind).Backbone.CAUSAL:
-            expected = can_tell(written[0], outputs[written[0]])
-            self.wrong("model.kind", model.kind, expected, "write kind: transformer")
+        if written and (lacks := unfit(written[0], outputs[written[0]], model.kind)):
+            self.wrong("model.kind", model.kind, *lacks)
         elif any(fields.bounded(config) for config in outputs.values()) and not keeps_apart(model):
             self.wrong("model.kind", model.kind, KEEPS_APART, "write kind: transformer, or remove boundaries")
         masked = any(fields.masked(config) for config in outputs.values())
@@ -481,10 +481,10 @@ class Reader:
             expected = "a field of type number that it could look at"
             self.wrong("data.cleaning.outliers", rules.outliers, expected, "remove it")
         for name in ("min_length", "max_length", "language"):
-            if getattr(rules, name) and "text" not in types:
+            if getattr(rules, name) and types.isdisjoint(TEXTS):
                 expected = "a field of type text that it could look at"
                 self.wrong(f"data.cleaning.{name}", getattr(rules, name), expected, "remove it")
-        if rules.near_duplicates != "off" and "text" not in types:
+        if rules.near_duplicates != "off" and types.isdisjoint(TEXTS):
             expected = "off, where no field is of type text"
             self.wrong("data.cleaning.near_duplicates", rules.near_duplicates, expected, "remove it")
 
@@ -531,6 +531,8 @@ class Reader:
 def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str, str]:
     """The backbone that the types call for, and its preset."""
     types = {config.type for config in inputs.values()}
+    if only := next(filter(None, map(fields.only_backbone, outputs.values())), None):
+        return only, "small"
     if any(fields.load(config.type).Head.AUTOREGRESSIVE for config in outputs.values()):
         return "transformer", "small"
     if "image" in types:

@@ -1,7 +1,8 @@
-"""Search with a run that has learnt a pairing: the rows of a corpus whose embeddings are nearest to a row's.
+"""Search with a run that has learnt a pairing, or words: the rows of a corpus whose embeddings are nearest to a row's.
 
 corpus = Corpus.of(run, [{"passage": "a bridge of wood"}, …])
 corpus.answer([{"query": "wooden bridges"}], Counter())    # [{"match": {"nearest": [{"row": 1, "score": 0.8, …}]}}]
+Corpus.vocabulary(run).answer(["bridge"], Counter())       # of a run that has learnt words: the words nearest to it
 """
 
 # N rows that ask, P rows of the corpus, E dim
@@ -30,11 +31,20 @@ class Corpus:
     """Embeddings of one input of the rows that are looked through, held in memory: 4 bytes a number."""
 
     run: Run
-    side: Field  # the input that the corpus holds
+    side: Field  # what the corpus holds: an input, or words
     vectors: np.ndarray  # (P, E) of length 1
     rows: np.ndarray  # (P,) the number of each row, from 1
     values: Sequence[object]  # (P,) what stands in its column
     top: int = TOP
+    lexicon: bool = False  # it holds all words that there are: those of a row itself are no answer to it
+
+    @classmethod
+    def vocabulary(cls, run: Run, top: int = TOP) -> Corpus:
+        """All words that a run has learnt, the most frequent first: a row's number is its rank."""
+        side = run.words
+        assert side is not None
+        vectors = run.model.arrival(side).encoder.table().detach().cpu().numpy()
+        return cls(run, side, vectors, np.arange(1, len(vectors) + 1), side.codec.words, top, lexicon=True)
 
     @classmethod
     def of(cls, run: Run, rows: Iterable[Any], top: int = TOP) -> Corpus:
@@ -51,14 +61,16 @@ class Corpus:
         lacking = 0
         while read := list(islice(rows, PREDICT_ROWS)):
             side = side or side_of(run, read[0][1])
-            chunk = [(number, row) for number, row in read if row.get(side.column) is not None]
+            chunk = [(number, row) for number, row in read if run.words or row.get(side.column) is not None]
             lacking += len(read) - len(chunk)
             if not chunk:
                 continue
             parsed = [run.read(row, number, [side]) for number, row in chunk]
             vectors.append(run.vectors(side, parsed, notes))
             numbers += [number for number, _ in chunk]
-            values += [row[side.column] for _, row in chunk]
+            values += [
+                each[side.name] if run.words else row[side.column] for each, (_, row) in zip(parsed, chunk, strict=True)
+            ]
         if side is None:
             raise DataError("corpus: it has no row that can be read. Fix: give one with rows to look through.")
         if lacking:
@@ -68,19 +80,23 @@ class Corpus:
 
     def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
         """For each row the `top` rows of the corpus that are nearest, best first, with the cosine of their angle."""
-        name = self.run.paired.name
+        name = self.run.space.name
         result: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):
             chunk = list(enumerate(rows[start : start + PREDICT_ROWS], start))
             asking = np.zeros((len(chunk), self.vectors.shape[1]), dtype=np.float32)
             sides = [self.asks(row, number) for number, row in chunk]
-            for field in self.run.inputs:
-                of_side = [place for place, side in enumerate(sides) if side is field]
+            own: list[set[str]] = [set() for _ in chunk]
+            for field in self.run.sides:
+                of_side = [place for place, side in enumerate(sides) if side == field]
                 parsed = [self.run.read(chunk[place][1], chunk[place][0], [field]) for place in of_side]
                 if parsed:
                     asking[of_side] = self.run.vectors(field, parsed, notes)
-            found, scores = nearest(asking, self.vectors, self.top)
-            result += [{name: {"nearest": self.listed(*pair)}} for pair in zip(found, scores, strict=True)]
+                if self.lexicon:
+                    own = [set(field.codec.cut(row[field.name])) for row in parsed]
+            found, scores = nearest(asking, self.vectors, self.top + max(map(len, own)))
+            told = zip(found, scores, own, strict=True)
+            result += [{name: {"nearest": self.listed(rows, near, but)[: self.top]}} for rows, near, but in told]
         return result
 
     def asks(self, row: Any, number: int) -> Field:
@@ -88,11 +104,12 @@ class Corpus:
         given = self.run.given(row, number)
         return next((field for field in given if field is not self.side), given[0])
 
-    def listed(self, found: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    def listed(self, found: np.ndarray, scores: np.ndarray, but: set[str]) -> list[dict[str, Any]]:
         return [
             {"row": int(self.rows[place]), "score": float(score)}
             | ({"value": value} if isinstance(value := self.values[place], str | int | float) else {})
             for place, score in zip(found, scores, strict=True)
+            if not but or self.values[place] not in but
         ]
 
 
@@ -101,7 +118,7 @@ def side_of(run: Run, row: Any) -> Field:
     given = run.given(row, 1)
     if len(given) == 1:
         return given[0]
-    asks = run.paired.config.asks
+    asks = run.space.config.asks
     if asks is None:
         columns = " and ".join(repr(field.column) for field in given)
         raise DataError(f"corpus: it has both columns, {columns}: which is looked through? Fix: leave one of them out.")

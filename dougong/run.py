@@ -22,7 +22,7 @@ from dougong.data import cleaning, preparation, prepare, tokenizers
 from dougong.data.columns import Columns, cut
 from dougong.data.loader import Batch, collate
 from dougong.data.windows import Held
-from dougong.fields import Field
+from dougong.fields import Field, has_vectors
 from dougong.inference import generate
 from dougong.inference.predict import as_numpy, best_windows
 from dougong.metrics.writing import texts
@@ -135,6 +135,9 @@ class Run:
     def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
         """As `predict`; what it has to note is added to `notes`."""
         if not self.inputs:
+            if has_vectors(self.outputs[0].config):
+                fix = "use embed for their vectors, or top for the words that are nearest"
+                raise bad_field("run", self.name, "a model with inputs; this one has learnt vectors of words", fix)
             if self.recipe.masked:
                 fix = f"start another recipe from it: model: {{init: {self.folder}}}"
                 raise bad_field("run", self.name, "a model with inputs; this one tells hidden tokens", fix)
@@ -156,7 +159,8 @@ class Run:
     def embed(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
         """For each row (a dict with the column of one input, or of both) the embedding of each that it has.
 
-        `{"query": {"embedding": [0.1, …]}}`, of length 1. For a run that has learnt a pairing.
+        `{"query": {"embedding": [0.1, …]}}`, of length 1. For a run that has learnt a pairing; or vectors of words, of
+        which a row, a dict or a bare text, holds one or more: then the mean of its words.
         """
         notes: Notes = Counter()
         answers = self.embedded(listed(rows), notes)
@@ -169,7 +173,7 @@ class Run:
         for start in range(0, len(rows), PREDICT_ROWS):
             chunk = list(enumerate(rows[start : start + PREDICT_ROWS], start))
             given = {number: self.given(row, number) for number, row in chunk}
-            for field in self.inputs:
+            for field in self.sides:
                 having = [(number, row) for number, row in chunk if field in given[number]]
                 parsed = [self.read(row, number, [field]) for number, row in having]
                 vectors = self.vectors(field, parsed, notes).tolist() if parsed else []
@@ -178,9 +182,9 @@ class Run:
         return results
 
     @property
-    def paired(self) -> Field:
-        """The output that pairs the inputs; refused where there is none."""
-        found = next((field for field in self.outputs if field.name == self.recipe.paired), None)
+    def space(self) -> Field:
+        """The output that has learnt a space of vectors: a pairing of the inputs, or words. Refused where there is none."""
+        found = next((field for field in self.outputs if field.name == self.recipe.paired), None) or self.words
         if found is None:
             expected = (
                 f"a run that has learnt a pairing; this one gives {', '.join(field.name for field in self.outputs)}"
@@ -188,8 +192,20 @@ class Run:
             raise bad_field("run", self.name, expected, "train one with outputs: {match: pairing}")
         return found
 
+    @property
+    def words(self) -> Field | None:
+        """The output whose words have vectors, if there is one."""
+        return next((field for field in self.outputs if has_vectors(field.config)), None)
+
+    @property
+    def sides(self) -> list[Field]:
+        """The fields whose values have a place in that space."""
+        return [self.words] if self.words else self.inputs
+
     def given(self, row: Any, number: int) -> list[Field]:
-        """The inputs that a row has a value of; at least one."""
+        """The inputs that a row has a value of; at least one. Of words the output itself."""
+        if self.words:
+            return [self.words]
         columns = ", ".join(field.column for field in self.inputs)
         if not isinstance(row, Mapping):
             raise bad_field(
@@ -214,6 +230,8 @@ class Run:
     def read(self, row: Any, number: int, inputs: Sequence[Field] | None = None) -> dict[str, Any]:
         """One raw row -> parsed values by input (or only some). Raises DataError that names the row and the column."""
         inputs = self.inputs if inputs is None else inputs
+        if isinstance(row, Mapping) and len(row) == 1 and list(inputs) == [self.words]:
+            (row,) = row.values()  # a list of words may call its column as it likes
         if not isinstance(row, Mapping):
             if len(inputs) != 1:
                 columns = ", ".join(field.column for field in inputs)
@@ -238,7 +256,11 @@ class Run:
         if cleaned.values is None:
             raise DataError(f"rows[{number}]: {cleaned.bad or cleaned.dropped}. Fix: correct the value.")
         try:
-            return {field.name: field.codec.parse(cleaned.values[field.name], field.config) for field in inputs}
+            parsed = {field.name: field.codec.parse(cleaned.values[field.name], field.config) for field in inputs}
+            for field in inputs:
+                if field is self.words:
+                    field.codec.check_known(parsed[field.name])
+            return parsed
         except ValueError as error:
             raise DataError(f"rows[{number}]: {error}. Fix: correct the value.") from None
 

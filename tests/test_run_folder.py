@@ -145,6 +145,7 @@ WALKS: dict[str, dict[str, Any]] = {
 }
 WALKS["output text"]["model"] = "transformer"
 WALKS["output chat"] |= {"model": "transformer", "inputs": {}}
+WALKS["output words"] |= {"model": "identity", "inputs": {}}
 WALKS["output tags"] |= {"model": "transformer", "inputs": {"x": "text"}}
 WALKS["output span"] |= {"model": "transformer", "inputs": {"x": "text"}}
 WALKS["output pairing"]["inputs"] = {"x": "text", "z": "text"}

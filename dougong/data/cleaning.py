@@ -26,6 +26,7 @@ from dougong.data import answers, conversations
 from dougong.data.sampling import Sample
 
 Kinds = dict[str, str]
+TEXTS = ("text", "words")  # the types whose values are running text
 """Used column -> the type of its field: text, category, labels, number, image, …"""
 
 
@@ -107,7 +108,7 @@ def clean_rows(columns: Mapping[str, Sequence[object]], kinds: Kinds, config: Co
 
 def _dropping_rules(values: dict[str, list[object]], kinds: Kinds, config: Config) -> Iterator[tuple[str, list[int]]]:
     """(rule, rows that it drops), in the order in which they are tried."""
-    texts = [[str(text or "") for text in values[column]] for column, kind in kinds.items() if kind == "text"]
+    texts = [[str(text or "") for text in values[column]] for column, kind in kinds.items() if kind in TEXTS]
 
     def where(drop: Callable[[str], bool]) -> list[int]:
         return [row for column in texts for row, text in enumerate(column) if drop(text)]
@@ -137,11 +138,11 @@ def _column(
     types = set(map(type, values))
     if kind == "number" and (numbers := _plain_numbers(values, types)) is not None:
         return numbers, {}
-    if types == {str} and kind in ("text", "category", "labels"):
+    if types == {str} and kind in (*TEXTS, "category", "labels"):
         texts = cast("Sequence[str]", values)
-        if kind == "text" and _is_clean("\n".join(texts), config):
+        if kind in TEXTS and _is_clean("\n".join(texts), config):
             return list(values), {}
-        if kind != "text" and len(distinct := set(texts)) <= len(texts) // 2:  # each value once
+        if kind not in TEXTS and len(distinct := set(texts)) <= len(texts) // 2:  # each value once
             known = dict(zip(distinct, *_one_by_one(list(distinct), kind, config, {})[:1], strict=True))
             if all(known[text] == text for text in distinct):
                 return list(values), {}
@@ -204,7 +205,7 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
         return answers.read(None) if kind == "span" else None  # that there is no answer is one: nothing is missing
     if kind == "number":
         return _number(value, changed)
-    if kind == "text":
+    if kind in TEXTS:
         if isinstance(value, list | tuple) and all(isinstance(word, str) and len(word.split()) == 1 for word in value):
             value = " ".join(value)
         if isinstance(value, dict | list | tuple | bytes):

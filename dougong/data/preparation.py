@@ -167,7 +167,7 @@ class Preparation:
 
         Exact copies (`repeated`) are another rule's business; those of a near duplicate share its fate.
         """
-        texts = [field.name for field in self.used if field.config.type == "text"]
+        texts = [field.name for field in self.used if field.config.type in cleaning.TEXTS]
         if not texts:
             raise bad_field(
                 "data.cleaning.near_duplicates",

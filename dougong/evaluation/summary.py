@@ -12,6 +12,7 @@ import numpy as np
 
 from dougong.core.devices import device_name
 from dougong.core.errors import Note
+from dougong.data.cleaning import TEXTS
 from dougong.data.loader import Loader
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.evaluation import report
@@ -86,7 +87,7 @@ def sentence(run: Run, measured: Measured | None) -> str:
     receipt = run.receipt
     rows = receipt["data"]["rows"].get("train", 0)
     kind = run.recipe.model.kind
-    article = "An" if kind == "mlp" else "A"  # em el pee
+    article = "An" if kind in ("mlp", "identity") else "A"  # em el pee
     head = f"{article} {kind} from {', '.join(run.recipe.inputs) or 'nothing'} to {', '.join(run.recipe.outputs)}"
     minutes, steps = receipt["training"]["seconds"] / 60, receipt["training"]["steps"]
     body = f"trained on {rows:,} rows in {minutes:.1f} minutes ({steps:,} steps)"
@@ -99,7 +100,7 @@ def sentence(run: Run, measured: Measured | None) -> str:
 
 def reads_text(recipe: Recipe) -> bool:
     """Whether there are tokens: without text a token would be but another name for a row."""
-    return any(config.type == "text" for config in [*recipe.inputs.values(), *recipe.outputs.values()])
+    return any(config.type in TEXTS for config in [*recipe.inputs.values(), *recipe.outputs.values()])
 
 
 def log_of(path: Path, unit: str) -> list[dict[str, Any]]:

@@ -5,8 +5,10 @@ Each file offers
     Config      what the recipe says of such a field
     Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
     Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out;
-                what is written step by step is read by its Head's READER)
-    Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in)
+                what is written step by step, or told from around it, is read by its Head's READER;
+                a READER with `vectors` and `table` gives those of rows, and of all that its Codec knows)
+    Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
+                BACKBONE: the one kind that it works with, where there is but one)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
@@ -58,8 +60,19 @@ def settled_keys(config: Any) -> tuple[str, ...]:
 
 
 def masked(config: Any) -> bool:
-    """Whether an output is told from both sides of it, some of it hidden, in place of written step by step."""
-    return getattr(config, "objective", "causal") == "masked"
+    """Whether an output is told from what stands around it, in place of written step by step."""
+    return getattr(config, "objective", "causal") != "causal"
+
+
+def only_backbone(config: Any) -> str | None:
+    """The one kind of backbone that an output works with, if there is but one."""
+    kind: str | None = getattr(load(config.type).Head, "BACKBONE", None)
+    return kind
+
+
+def has_vectors(config: Any) -> bool:
+    """Whether what an output is made of, words, has vectors that can be asked for, and looked through."""
+    return hasattr(getattr(load(config.type).Head, "READER", None), "vectors")
 
 
 def bounded(config: Any) -> bool:

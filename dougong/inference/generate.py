@@ -20,6 +20,7 @@ from torch import Tensor
 from dougong.core.config import Count, Fraction, NonNegative, config, dump, read
 from dougong.core.devices import place
 from dougong.core.errors import NO_SUCH_KEY, Note, bad_field
+from dougong.fields import has_vectors
 from dougong.inference import beams, constraints
 from dougong.inference.constraints import Constraint
 from dougong.inference.writer import Writer
@@ -110,7 +111,9 @@ def refuse_masked(model: Model) -> None:
     if model.masked and model.written is not None:
         expected = "causal, to write on: a masked model tells what is hidden between what stands on both sides of it"
         fix = "train a model with objective: causal"
-        raise bad_field(f"outputs.{model.written.name}.objective", "masked", expected, fix)
+        if has_vectors(model.written.config):
+            fix = "use predict with embed or top, which give vectors of words, and the nearest"
+        raise bad_field(f"outputs.{model.written.name}.objective", model.written.config.objective, expected, fix)
 
 
 @torch.inference_mode()

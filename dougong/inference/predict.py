@@ -119,14 +119,17 @@ def _documents(answers: Iterator[Answer], plan: WindowPlan, name: str) -> Iterat
 
     Windows come in order: all but the last document are complete.
     """
-    size = np.concatenate([shard[f"{name}.bytes"] for shard in plan.split.shards])  # (rows,)
+    # (rows,) of UTF-8; words have none, for what stands between them is not kept
+    sizes = [np.asarray(shard[f"{name}.bytes"]) for shard in plan.split.shards if f"{name}.bytes" in shard]
     first = 0  # the first document that is still open
     sums: dict[str, np.ndarray] = {}  # of each thing that is told of a token, the sum over each open document
 
     def complete(until: int) -> Predicted:
         done = {key: each[: until - first] for key, each in sums.items()}
         tokens = done.pop("told").astype(np.int64)
-        targets: Columns = {"tokens": tokens, "bytes": size[first:until]}
+        targets: Columns = {"tokens": tokens}
+        if sizes:
+            targets["bytes"] = np.concatenate(sizes)[first:until]
         loss = (float(done["nats"].sum()), int(tokens.sum()))
         return Predicted(np.arange(first, until), {name: {**done}}, {name: targets}, {name: loss})
 

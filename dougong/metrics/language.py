@@ -56,6 +56,12 @@ class MaskedAccuracy(TokenLoss):
         return np.stack([right, np.asarray(target["tokens"], dtype=np.float64)], axis=1)  # (N, 2)
 
 
+class NoiseAUC(MaskedAccuracy):
+    """How often a right word scores above a word of the noise (an equal score counts half): by chance 0.5."""
+
+    name = "noise_auc"
+
+
 class BitsPerByte(TokenLoss):
     """Bits per byte of UTF-8 text: comparable between tokenizers, and with compressors."""
 

@@ -90,7 +90,9 @@ def test_reset_parameters_fills_everything(name: str, kind: str, build: Build) -
 def test_shapes_masks_and_gradients(name: str, kind: str, build: Build, features: Make) -> None:
     config = tiny(name)
     model = build(config, INPUTS[kind]).train()
-    y = model(sample(features, config.width, kind))
+    x = sample(features, config.width, kind)
+    x.values.requires_grad_()  # of a backbone without parameters, too
+    y = model(x)
     rows, positions, width = y.values.shape
     assert (rows, width) == (3, model.out_width)
     assert y.mask.shape == (rows, positions)
@@ -220,6 +222,7 @@ def test_what_is_built_causal_has_a_use_for_every_parameter(name: str, build: Bu
 def test_bfloat16_stays_near_float32(name: str, kind: str, build: Build, features: Make) -> None:
     config = tiny(name)
     model, x = build(config, INPUTS[kind]), sample(features, config.width, kind)
+    x.values.requires_grad_()
     exact = model(x)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model(x).values[exact.mask]

@@ -42,7 +42,11 @@ def batch_of(kind: str, values: list[Any]) -> dict[str, torch.Tensor]:
     field = field_of(kind, "x")
     columns, _ = field.codec.encode(values)
     limits = {f"x.{key}": limit for key, limit in field.codec.limits().items()}
-    return collate({f"x.{key}": column for key, column in columns.items()}, np.arange(len(values)), limits)
+    batch = collate({f"x.{key}": column for key, column in columns.items()}, np.arange(len(values)), limits)
+    if not fields.masked(field.config):
+        return batch
+    start = torch.zeros(len(values), dtype=torch.int64)  # as for a window: what is drawn follows from it
+    return field.type.measured(field, {**batch, "x.start": start})
 
 
 @pytest.mark.parametrize("kind", fields.names())
@@ -137,6 +141,9 @@ USED_ELSEWHERE = {
     "objective",  # of a text that comes out: the Codec gives it a mask token
     "mask_share",  # batches are changed by it
     "boundaries",  # windows are cut by it
+    "window",  # batches are changed by it
+    "negatives",
+    "subsample",
     "loss",
     "augment",
     "shared",

@@ -32,6 +32,10 @@ def writes(kind: str) -> bool:
     return bool(fields.load(kind).Head.AUTOREGRESSIVE)
 
 
+def only(kind: str) -> str | None:
+    return fields.only_backbone(fields.load(kind).Config())
+
+
 def apart(kind: str) -> bool:
     return fields.reads_apart(fields.load(kind).Config())
 
@@ -65,7 +69,10 @@ SENSIBLE = [
     if (causal(backbone) or not writes(out)) and (not of(out) or (of(out) == into and places(backbone)))
 ]
 WRITERS = [
-    (backbone, out) for backbone in backbones.names() for out in with_side("Head") if causal(backbone) and writes(out)
+    (backbone, out)
+    for backbone in backbones.names()
+    for out in with_side("Head")
+    if causal(backbone) and writes(out) and not only(out)
 ]
 
 

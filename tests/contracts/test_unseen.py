@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dougong import fields
 from dougong.data.columns import Columns, Ragged
 from dougong.data.loader import collate
 from dougong.fields import Field
@@ -57,7 +58,10 @@ def encoded(kind: str, values: list[Any], missing: bool = True) -> Columns:
 def batch_of(kind: str, columns: Columns) -> dict[str, torch.Tensor]:
     limits = {f"x.{key}": limit for key, limit in fitted(kind).codec.limits().items()}
     rows = len(next(iter(columns.values())))
-    return collate({f"x.{key}": column for key, column in columns.items()}, np.arange(rows), limits)
+    batch = collate({f"x.{key}": column for key, column in columns.items()}, np.arange(rows), limits)
+    field = fitted(kind)
+    start = torch.zeros(rows, dtype=torch.int64)  # as for a window: what is drawn follows from it
+    return field.type.measured(field, {**batch, "x.start": start}) if fields.masked(field.config) else batch
 
 
 @pytest.mark.parametrize("kind", with_side("Encoder"))

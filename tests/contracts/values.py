@@ -60,6 +60,12 @@ VALUES = {
         settings={"tokenizer": {"kind": "byte"}, "max_length": 48},
         metrics=("bits_per_byte", "perplexity", "loss"),
     ),
+    "words": Values(
+        make=lambda row: f"row {'good' if row % 2 else 'bad'} 好 thing",
+        unseen="never-seen"[:5],
+        settings={"min_count": 1, "window": 2, "negatives": 3, "subsample": 0},
+        metrics=("loss", "noise_auc"),
+    ),
     "category": Values(
         make=lambda row: "abc"[row % 3],
         unseen="never seen",
