@@ -46,27 +46,31 @@ class CharTokenizer:
 
 
 @config
-class BPETokenizer:
+class LearntTokenizer:
+    """What is learnt from texts: every byte, or the more frequent characters, and what often stands together."""
+
+    vocab_size: Annotated[Count, Field(ge=260)] = 8192
+
+
+@config
+class BPETokenizer(LearntTokenizer):
     """Byte-level byte-pair encoding: nothing is unknown."""
 
     kind: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[Count, Field(ge=260)] = 8192
 
 
 @config
-class UnigramTokenizer:
+class UnigramTokenizer(LearntTokenizer):
     """A unigram language model over bytes: nothing is unknown."""
 
     kind: Literal["unigram"] = "unigram"
-    vocab_size: Annotated[Count, Field(ge=260)] = 8192
 
 
 @config
-class WordPieceTokenizer:
+class WordPieceTokenizer(LearntTokenizer):
     """Words without the space between them, and `##` parts of words; a word with a character that is not known is unknown."""
 
     kind: Literal["wordpiece"] = "wordpiece"
-    vocab_size: Annotated[Count, Field(ge=260)] = 8192
 
 
 @config

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, config
-from dougong.core.errors import DataError, Note, bad_field, shown
+from dougong.core.errors import Note, bad_field
+from dougong.data import class_names
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
@@ -26,9 +25,7 @@ from dougong.metrics.calibration import COLDEST, HOTTEST, Uncalibrated, fit_temp
 from dougong.metrics.classification import AUC, F1, Accuracy, CalibrationError, Confusion, LogLoss
 from dougong.metrics.metric import Metric
 
-MAX_CLASSES = 1_000_000
 MAX_CONFUSION = 200  # classes whose confusion matrix is kept
-WHOLE = re.compile(r"^([+-]?\d+)\.0+$")  # 3.0 of a csv file and 3 are one class
 UNSEEN = -1  # the index of a value that the training rows did not hold
 
 
@@ -46,53 +43,10 @@ class Config(FieldConfig):
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
-        check_classes(self, least=2)
+        class_names.check_listed(self, least=2)
 
 
 ONLY_OUT = ("balance", "calibrate", "pool", "dropout")
-
-
-def check_classes(config: Any, least: int) -> None:
-    """Whether listed classes can be what a recipe means."""
-    kind, listed = config.type, config.classes
-    if listed is None:
-        return
-    if len(listed) < least:
-        expected = f"at least {least} names" if least > 1 else "at least one name"
-        raise bad_field(f"{kind}.classes", list(listed), expected, "leave it out: the training rows tell")
-    for name in listed:
-        if Codec.parse(name) != name:
-            read = Codec.parse(name)
-            fix = "remove it" if read is None else f"write {read!r}"
-            raise bad_field(f"{kind}.classes", name, "a name as values are read", fix)
-    twice = [name for name, count in Counter(listed).items() if count > 1]
-    if twice:
-        raise bad_field(f"{kind}.classes", twice[0], "each name once", "remove one")
-    if config.min_count > 1:
-        expected = "1 beside listed classes, which are kept however rare"
-        raise bad_field(f"{kind}.min_count", config.min_count, expected, "remove it, or classes")
-
-
-def counted(config: Any, names: Iterable[str | None], least: int) -> dict[str, int]:
-    """How often each class occurs, in the order of the classes. Of those listed at least `least` must."""
-    counts: Counter[str] = Counter()
-    for name in names:
-        if name is not None:
-            counts[name] += 1
-            if len(counts) > MAX_CLASSES:
-                raise DataError(
-                    f"column {config.column!r}: more than {MAX_CLASSES:,} different values for a category. "
-                    "Fix: use type: text or number, or leave the column out."
-                )
-    if config.classes is None:
-        return {name: count for name, count in sorted(counts.items()) if count >= config.min_count}
-    if sum(name in counts for name in config.classes) < least:
-        held = ", ".join(f"{name!r}" for name, _ in counts.most_common(5)) or "nothing"
-        raise DataError(
-            f"column {config.column!r}: classes = {shown(list(config.classes))}: expected at least {least} of them among "
-            f"the training rows, which hold {held}. Fix: write the classes as the data has them, or leave them out."
-        )
-    return {name: counts[name] for name in config.classes}
 
 
 class Codec:
@@ -108,24 +62,11 @@ class Codec:
 
     @staticmethod
     def parse(value: object, config: Config | None = None) -> str | None:
-        if value is None:
-            return None
-        if isinstance(value, str):
-            name = value.strip()
-            if name.lower() in ("true", "false"):
-                return name.lower()  # True of a csv file that Python wrote, and true
-            return WHOLE.sub(r"\1", name) or None
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, float) and value.is_integer():
-            return str(int(value))
-        if isinstance(value, int | float):
-            return None if value != value else str(value)
-        raise ValueError(f"expected the name of a class, found {type(value).__name__}")
+        return class_names.read_name(value)
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[str | None]) -> Codec:
-        found = counted(config, values, least=2)
+        found = class_names.counted(config, values, least=2)
         return cls(config, list(found), list(found.values()))
 
     def encode(self, values: Sequence[str | None]) -> tuple[Columns, dict[str, int]]:

@@ -4,29 +4,26 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, config
-from dougong.core.errors import DataError, Note, bad_field
+from dougong.core.errors import Note, bad_field
+from dougong.data import class_names
 from dougong.data.columns import Columns
-from dougong.fields import FieldConfig, category
+from dougong.fields import FieldConfig
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, binary_cross_entropy_sum
 from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.classification import LabelsAccuracy, LabelsAUC, LabelsF1
 from dougong.metrics.metric import Metric
 from dougong.metrics.thresholds import best_thresholds
-
-MAX_LABELS = 10_000  # a row takes a byte for each, and as many scores
 
 
 @config
@@ -43,43 +40,26 @@ class Config(FieldConfig):
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
-        category.check_classes(self, least=1)
+        class_names.check_listed(self, least=1)
 
 
 ONLY_OUT = ("threshold", "pool", "dropout")
 
 
-class Codec:
+class Codec(class_names.NamesCodec):
     """Names <-> indicators; labels that the training rows did not hold are counted for each row."""
 
-    RAW = pa.list_(pa.large_string())
-    PATHS = False
-    SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all
-
-    def __init__(self, config: Config, classes: Sequence[str]):
-        self.config, self.classes = config, list(classes)
-        self.index = {name: index for index, name in enumerate(self.classes)}
+    CALLED = "labels"
+    MOST = 10_000  # a row takes a byte for each, and as many scores
 
     @staticmethod
     def parse(value: object, config: Config | None = None) -> list[str] | None:
         if value is None:
             return None
-        if isinstance(value, str):
-            value = _from_json(value) if value.startswith("[") else value.split((config or Config()).separator)
-        if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
-            raise ValueError("expected a list of names")
-        return sorted({name for item in value if (name := category.Codec.parse(item))})
-
-    @classmethod
-    def fit(cls, config: Config, values: Iterable[list[str] | None]) -> Codec:
-        names = (name for value in values if value is not None for name in value)
-        classes = list(category.counted(config, names, least=1))
-        if len(classes) > MAX_LABELS:
-            raise DataError(
-                f"column {config.column!r}: {len(classes):,} labels; expected at most {MAX_LABELS:,}. "
-                "Fix: raise min_count, which leaves out the rare ones, or list the classes."
-            )
-        return cls(config, classes)
+        if isinstance(value, str) and not value.startswith("["):
+            value = value.split((config or Config()).separator)
+        json = "expected a JSON list of names, or names joined by the separator"
+        return sorted({name for name in class_names.listed(value, "expected a list of names", json) if name})
 
     def encode(self, values: Sequence[list[str] | None]) -> tuple[Columns, dict[str, int]]:
         """{"indicators": (N, C) uint8, "unseen": (N,) int32}; and how many values were missing, and how many labels unseen."""
@@ -115,23 +95,6 @@ class Codec:
         if self.config.threshold != "per_label":
             return {"threshold": float(threshold[0])}
         return {"thresholds": {name: float(each) for name, each in zip(self.classes, threshold, strict=True)}}
-
-    def limits(self) -> dict[str, int]:
-        return {}
-
-    def to_json(self) -> dict[str, Any]:
-        return {"classes": self.classes}
-
-    @classmethod
-    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
-        return cls(config, saved["classes"])
-
-
-def _from_json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("expected a JSON list of names, or names joined by the separator") from None
 
 
 class Encoder(nn.Module):

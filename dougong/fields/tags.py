@@ -4,20 +4,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, config
-from dougong.core.errors import DataError, bad_field
+from dougong.core.errors import bad_field
+from dougong.data import class_names
 from dougong.data.columns import Columns, Ragged
 from dougong.data.words import word_places
-from dougong.fields import FieldConfig, category
+from dougong.fields import FieldConfig
 from dougong.layers.dropout import Dropout
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import IGNORE, Loss, cross_entropy_sum
@@ -25,7 +24,6 @@ from dougong.metrics.metric import Metric
 from dougong.metrics.tagging import EntityF1, TagAccuracy, TagF1, entities, is_bio
 
 OF, NAMES = "text", "words"  # the type of input whose words are tagged
-MAX_TAGS = 10_000
 UNSEEN = -1  # the number of a tag that the training rows did not hold
 
 
@@ -41,30 +39,23 @@ class Config(FieldConfig):
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
-        category.check_classes(self, least=1)
+        class_names.check_listed(self, least=1)
 
 
-class Codec:
+class Codec(class_names.NamesCodec):
     """Names <-> numbers, one for each word; tags that the training rows did not hold are unseen, and counted."""
 
-    RAW = pa.list_(pa.large_string())
-    PATHS = False
-    SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all
-
-    def __init__(self, config: Config, classes: Sequence[str]):
-        self.config, self.classes = config, list(classes)
-        self.index = {name: index for index, name in enumerate(self.classes)}
+    CALLED = "tags"
+    MOST = 10_000
 
     @staticmethod
     def parse(value: object, config: Config | None = None) -> list[str] | None:
         """A list of names, a JSON list as text, or names between spaces."""
         if value is None:
             return None
-        if isinstance(value, str):
-            value = _from_json(value) if value.startswith("[") else value.split()
-        if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
-            raise ValueError("expected a list of tags, one for each word")
-        names = [category.Codec.parse(item) or "" for item in value]
+        value = value.split() if isinstance(value, str) and not value.startswith("[") else value
+        json = "expected a JSON list of tags, or tags between spaces"
+        names = [name or "" for name in class_names.listed(value, "expected a list of tags, one for each word", json)]
         if "" in names:
             raise ValueError(f"expected a tag for each word; that of word {names.index('') + 1} is empty")
         return names
@@ -76,17 +67,6 @@ class Codec:
         if value is not None and len(value) != words:
             raise ValueError(f"{len(value)} tags for a text of {words} words, which are what white space separates")
         return value
-
-    @classmethod
-    def fit(cls, config: Config, values: Iterable[list[str] | None]) -> Codec:
-        names = (name for value in values if value is not None for name in value)
-        classes = list(category.counted(config, names, least=1))
-        if len(classes) > MAX_TAGS:
-            raise DataError(
-                f"column {config.column!r}: {len(classes):,} tags; expected at most {MAX_TAGS:,}. "
-                "Fix: raise min_count, which leaves out the rare ones, or list the classes."
-            )
-        return cls(config, classes)
 
     def encode(self, values: Sequence[list[str] | None]) -> tuple[Columns, dict[str, int]]:
         """{"tags": ragged int32}; and how many values were missing, and how many tags unseen."""
@@ -113,23 +93,6 @@ class Codec:
             {"value": names, "entities": [{"first": a, "last": b - 1, "type": kind} for a, b, kind in entities(names)]}
             for names in named
         ]
-
-    def limits(self) -> dict[str, int]:
-        return {}
-
-    def to_json(self) -> dict[str, Any]:
-        return {"classes": self.classes}
-
-    @classmethod
-    def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
-        return cls(config, saved["classes"])
-
-
-def _from_json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("expected a JSON list of tags, or tags between spaces") from None
 
 
 class Head(nn.Module):

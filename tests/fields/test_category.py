@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from dougong.core.config import read
 from dougong.core.errors import DataError
-from dougong.fields import category
+from dougong.data import class_names
 from dougong.fields.category import UNSEEN, Codec, Config, Head
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss
@@ -87,7 +87,7 @@ def test_a_list_of_classes_that_cannot_be_meant_is_refused(given: dict[str, obje
 
 
 def test_a_column_of_names_is_no_category(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(category, "MAX_CLASSES", 100)
+    monkeypatch.setattr(class_names, "MAX_CLASSES", 100)
     with clear_error("'id'", "category", error=DataError):
         Codec.fit(Config(column="id"), (str(row) for row in range(1000)))
 

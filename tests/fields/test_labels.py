@@ -7,7 +7,6 @@ import pytest
 
 from dougong.core.config import read
 from dougong.core.errors import DataError
-from dougong.fields import labels
 from dougong.fields.labels import Codec, Config
 from tests.clear_error import clear_error
 
@@ -60,7 +59,7 @@ def test_rare_and_listed_labels() -> None:
 
 
 def test_more_labels_than_a_row_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "MAX_LABELS", 3)
+    monkeypatch.setattr(Codec, "MOST", 3)
     rows = [["a", "b"], ["a", "b", "c"], ["d"]]
     assert Codec.fit(Config(min_count=2), rows).classes == ["a", "b"]
     with clear_error("'tags'", "4 labels", "at most 3", "min_count", error=DataError):
