@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -254,7 +255,18 @@ def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch
     return batch
 
 
-class Loader(Dataset[list[Batch] | DougongError]):
+@dataclass(frozen=True)
+class Failure:
+    """What a reader raised in a worker process that is nobody's mistake but ours."""
+
+    raised: str
+    traceback: str
+
+
+Read = list[Batch] | DougongError | Failure
+
+
+class Loader(Dataset[Read]):
     """Endless batches from a position on, each as its micro-batches; one rank's share of the rows."""
 
     def __init__(
@@ -280,11 +292,13 @@ class Loader(Dataset[list[Batch] | DougongError]):
         size = self.micro_batch or -(-max(len(rows), 1) // self.accumulate)
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def __getitem__(self, place: tuple[int, int]) -> list[Batch] | DougongError:  # what a worker process is asked for
+    def __getitem__(self, place: tuple[int, int]) -> Read:  # what a worker process is asked for
         try:
             return self.load(*place)
         except DougongError as error:  # raised here it would arrive with torch's traceback for its message
             return error
+        except Exception as error:  # raised here it could not be told from the death of the process
+            return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
     def places(self, start: Position) -> Iterator[tuple[int, int]]:
         epoch, index = start.epoch, start.index
@@ -318,8 +332,8 @@ class Loader(Dataset[list[Batch] | DougongError]):
             for worker in reader._workers:  # type: ignore[attr-defined]  # one that hangs: SIGTERM does not reach it
                 worker.kill()
 
-    def next(self, reader: Iterator[list[Batch] | DougongError]) -> list[Batch]:
-        """The next batch from the workers."""
+    def next(self, reader: Iterator[Read]) -> list[Batch]:
+        """The next batch from the workers. What the reader raised there is raised here; what breaks else is a death."""
         try:
             batch = next(reader)
         except (RuntimeError, OSError, EOFError) as error:  # as it says, and as the pipe to one that dies breaks
@@ -329,6 +343,8 @@ class Loader(Dataset[list[Batch] | DougongError]):
             ) from error
         if isinstance(batch, DougongError):
             raise batch
+        if isinstance(batch, Failure):
+            raise RuntimeError(f"{batch.raised}\n\nin a process that reads batches:\n{batch.traceback}")
         return batch
 
 

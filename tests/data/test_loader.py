@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dougong.core.errors import ArtefactError
+from dougong.core.errors import ArtefactError, MachineError
 from dougong.data.columns import Ragged
 from dougong.data.loader import (
     POOL,
@@ -234,6 +234,32 @@ def test_d11_a_damaged_shard_is_named_the_same_with_and_without_workers(tmp_path
     (tmp_path / "other").write_bytes(split.paths[1].read_bytes())
     (tmp_path / "other").replace(split.paths[1])
     with clear_error(str(split.paths[1]), "it changed while it was read", "prepared again", error=ArtefactError):
+        list(islice(batches, 40))
+    assert not active_children()
+
+
+class Faulty(RowPlan):
+    """A plan with a bug: its reader raises what a pipe that breaks raises, too."""
+
+    def collate(self, rows: np.ndarray, epoch: int = 0) -> Batch:
+        raise OSError("the bug")
+
+
+def test_what_a_reader_raises_in_a_worker_is_no_death_and_is_told_with_its_place(tmp_path: Path) -> None:
+    plan = Faulty(stored(tmp_path, lognormal(60)), limits=LIMITS, batch_rows=7)
+    with pytest.raises(RuntimeError, match=r"(?s)^OSError: the bug\n.*in collate") as told:
+        next(Loader(plan, workers=1).batches(Position()))
+    assert "died" not in str(told.value)
+    assert not active_children()
+
+
+def test_d9_a_worker_that_dies_is_told_with_what_to_do(tmp_path: Path) -> None:
+    batches = Loader(plans(stored(tmp_path, lognormal(60)))[0], workers=1).batches(Position())
+    next(batches)
+    (worker,) = active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    with clear_error("train.workers = 1", "has died", "train.workers: 0", error=MachineError):
         list(islice(batches, 40))
     assert not active_children()
 
