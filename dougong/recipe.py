@@ -65,10 +65,7 @@ class Recipe:
     @property
     def shares_encoder(self) -> bool:
         """Whether its inputs, read by themselves, go through one encoder."""
-        if self.paired is None:
-            return False
-        config = self.outputs[self.paired]
-        return bool(fields.load(config.type).shares(config, self.inputs, self.encoders))
+        return fields.share_encoder(self.inputs, self.outputs, self.encoders)
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out; it reads back as the same recipe."""
@@ -340,12 +337,10 @@ class Reader:
             if inputs and fields.bounded(config):
                 expected = "false beside inputs: each row is read by itself"
                 self.wrong(f"outputs.{name}.boundaries", True, expected, "remove it")
-            if fields.reads_apart(config):
-                self.apart(name, config, inputs, outputs, encoders, train)
-        for name, config in inputs.items():
-            if len(inputs) > 1 and hasattr(config, "augment") and config.augment.mixup:
-                expected = "0 beside other inputs: the rows that it blends would differ in them"
-                self.wrong(f"inputs.{name}.augment.mixup", config.augment.mixup, expected, "remove it")
+        whole = fields.Whole(inputs, outputs, encoders, model, train)
+        for side, configs in (("outputs", outputs), ("inputs", inputs)):
+            for name, config in configs.items():
+                self.problems += fields.problems_of(f"{side}.{name}", config, whole)
         stream = written and not inputs and fields.load(outputs[written[0]].type).Head.STREAM
         if stream and train and train.batch_tokens:
             context = outputs[written[0]].max_length
@@ -354,10 +349,8 @@ class Reader:
                 self.wrong("train.batch_tokens", train.batch_tokens, expected, f"write batch_tokens: {context}")
         if model is None:
             return
-        paired = next((config for config in outputs.values() if fields.reads_apart(config)), None)
-        alike = paired is not None and self.alike(paired, inputs, encoders)
         pictures = [name for name, config in inputs.items() if config.type == "image" and name not in encoders]
-        pictures = [] if alike else pictures  # both are read as images
+        pictures = [] if fields.share_encoder(inputs, outputs, encoders) else pictures  # both are read as images
         if model.kind == "convnet" and pictures and len(inputs) > 1:
             expected = f"a backbone that can read the image {pictures[0]!r} beside other inputs"
             fix = f"write kind: transformer, or give it an encoder of its own: {pictures[0]}: {{type: image, encoder: convnet}}"
@@ -389,6 +382,7 @@ class Reader:
             self.length("model", model, arriving)
             self.length("model", model, answered)
         else:
+            paired = any(fields.reads_apart(config) for config in outputs.values())
             for together in [[each] for each in arriving] if paired else [[*arriving, *answered]]:
                 self.length("model", model, together)
         for name, encoder in encoders.items():
@@ -433,43 +427,6 @@ class Reader:
                     if getattr(config, key, False) and named.get(name) != key:
                         self.wrong(f"{side}.{name}.{key}", True, f"false: no output names its {key}", "remove it")
         return inputs, outputs
-
-    def apart(
-        self,
-        name: str,
-        config: Any,
-        inputs: dict[str, Any],
-        outputs: dict[str, Any],
-        encoders: dict[str, Any],
-        train: Any,
-    ) -> None:
-        """What an output asks that reads each input by itself and learns from the other rows of its batch."""
-        key = f"outputs.{name}"
-        if len(outputs) > 1:
-            self.wrong(key, config.type, f"a {config.type} to be the only output", "train two models")
-        if len(inputs) != 2:
-            expected = f"two inputs for a {config.type}, which belong together"
-            self.wrong("inputs", ", ".join(inputs) or "none", expected, "write inputs: {query: text, passage: text}")
-        elif config.asks not in (None, *inputs):
-            near = nearest(str(config.asks), list(inputs)) or next(iter(inputs))
-            self.wrong(f"{key}.asks", config.asks, f"one of {', '.join(inputs)}", f"write asks: {near}")
-        self.alike(config, inputs, encoders, key)
-        if train is None:
-            return
-        expected = "the whole batch at once: its other rows are what each row must tell its own from"
-        if train.accumulate > 1:
-            self.wrong("train.accumulate", train.accumulate, f"1, {expected}", "remove it, or lower batch_size")
-        if train.micro_batch != "auto" and train.micro_batch < (train.batch_size or train.micro_batch + 1):
-            self.wrong("train.micro_batch", train.micro_batch, f"auto, {expected}", "remove it, or lower batch_size")
-
-    def alike(self, config: Any, inputs: dict[str, Any], encoders: dict[str, Any], key: str | None = None) -> bool:
-        """Whether the inputs go through one encoder; where they cannot and `key` is given, it is a mistake."""
-        try:
-            return len(inputs) == 2 and bool(fields.load(config.type).shares(config, inputs, encoders))
-        except FieldError as error:
-            if key:
-                self.wrong(f"{key}.{error.field}", error.value, error.expected, error.fix)
-            return False
 
     def cleaning(self, data: Any, configs: Sequence[Any]) -> None:
         """Rules that no field of the recipe could fall under."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dougong import backbones, fields, recipe
 from dougong.core.config import dump_yaml, parse_yaml
-from dougong.core.errors import RecipeError
+from dougong.core.errors import Problem, RecipeError
 from tests.clear_error import check_clear
 
 GOOD = """name: reviews
@@ -149,6 +149,16 @@ def test_settings_without_a_kind_are_those_of_the_default_kind(tmp_path: Path):
     assert (read.train.optimizer.kind, read.train.optimizer.lr) == ("adamw", 0.01)
     assert (read.train.schedule.kind, read.train.schedule.warmup) == ("cosine", 0.2)
     assert (read.inputs["review"].tokenizer.kind, read.inputs["review"].tokenizer.vocab_size) == ("bpe", 500)
+
+
+def test_the_rules_of_a_type_are_asked_of_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def check(key: str, config: Any, whole: fields.Whole):
+        yield Problem(f"{key}.type", config.type, f"{', '.join(whole.inputs)} to be a number", "write type: number")
+
+    monkeypatch.setattr(fields.load("text"), "check", check, raising=False)
+    said = mistakes_of(tmp_path, GOOD)
+    assert "inputs.review.type = 'text': expected review to be a number. Fix: write type: number." in said
+    assert said.count("to be a number") == 1
 
 
 def test_mixup_beside_another_input_is_refused(tmp_path: Path):

@@ -10,6 +10,7 @@ Each file offers
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
                 BACKBONE: the one kind that it works with, where there is but one)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
+    check       key, config, whole -> the Problems that such a field finds in the other sections   (only where there are some)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
@@ -27,11 +28,13 @@ Each file offers
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from dougong.core.config import NonNegative, config
+from dougong.core.errors import Problem
 from dougong.core.registry import Registry
 
 registry = Registry("dougong.fields", __file__, "type")
@@ -88,6 +91,29 @@ def reads_apart(config: Any) -> bool:
 def quotes(config: Any) -> bool:
     """Whether an output is quoted from an input, which is read in windows where it is long."""
     return getattr(load(config.type), "NAMES", None) == "places"
+
+
+def share_encoder(inputs: Mapping[str, Any], outputs: Mapping[str, Any], encoders: Mapping[str, Any]) -> bool:
+    """Whether the inputs, each read by itself, go through one encoder."""
+    config = next((config for config in outputs.values() if reads_apart(config)), None)
+    return config is not None and bool(load(config.type).shares(config, inputs, encoders))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The recipe that a field stands in. Of what could not be read, a field is left out, and a section is None."""
+
+    inputs: Mapping[str, Any]  # name -> the Config of its type
+    outputs: Mapping[str, Any]
+    encoders: Mapping[str, Any]  # name of an input -> the Config of a backbone of its own
+    model: Any
+    train: Any
+
+
+def problems_of(key: str, config: Any, whole: Whole) -> Iterable[Problem]:
+    """What a field, `inputs.NAME` or `outputs.NAME`, finds wrong with the rest of its recipe: its type's own rules."""
+    module = load(config.type)
+    return module.check(key, config, whole) if hasattr(module, "check") else ()
 
 
 @dataclass(frozen=True)

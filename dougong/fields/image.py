@@ -11,7 +11,7 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, NonNegative, config
-from dougong.core.errors import DataError, missing_extra
+from dougong.core.errors import DataError, Problem, missing_extra
 from dougong.data.columns import Columns
-from dougong.fields import FieldConfig
+from dougong.fields import FieldConfig, Whole
 from dougong.layers.features import Features
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -59,6 +59,13 @@ class Config(FieldConfig):
     channels: Literal[1, 3] | None = None
     patch: Count | None = None  # side of the square that becomes one feature; the backbone's choice unless given
     augment: Augment = Augment()
+
+
+def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
+    """What its augmentation asks of the other inputs."""
+    if config.augment.mixup and len(whole.inputs) > 1:
+        expected = "0 beside other inputs: the rows that it blends would differ in them"
+        yield Problem(f"{key}.augment.mixup", config.augment.mixup, expected, "remove it")
 
 
 class Codec:

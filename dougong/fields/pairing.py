@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dougong.core.config import Count, config
-from dougong.core.errors import bad_field
+from dougong.core.errors import Problem, bad_field, nearest
 from dougong.data.columns import Columns
-from dougong.fields import FieldConfig
+from dougong.fields import FieldConfig, Whole
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, info_nce_sum
 from dougong.layers.pooling import Pool, PoolKind
@@ -50,14 +50,37 @@ class Config(FieldConfig):
 
 def shares(config: Config, inputs: Mapping[str, Any], encoders: Mapping[str, Any]) -> bool:
     """Whether both inputs go through one encoder: they must be of one type, with the same settings but for the column."""
-    first, second = [
-        (dataclasses.replace(each, column=None), encoders.get(name) or None) for name, each in inputs.items()
-    ]
-    if config.shared is True and first != second:
-        names = " and ".join(inputs)
-        expected = f"false or auto, where {names} differ in type, settings or encoder"
-        raise bad_field("shared", True, expected, "make them alike but for their column, or remove it")
-    return bool(config.shared) and first == second
+    return bool(config.shared) and _alike(inputs, encoders)
+
+
+def _alike(inputs: Mapping[str, Any], encoders: Mapping[str, Any]) -> bool:
+    """Whether there are two inputs, with the same settings but for the column."""
+    settings = [(dataclasses.replace(each, column=None), encoders.get(name) or None) for name, each in inputs.items()]
+    return len(settings) == 2 and settings[0] == settings[1]
+
+
+def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
+    """It stands alone, has two inputs, and learns from the other rows of its batch."""
+    inputs, train = whole.inputs, whole.train
+    if len(whole.outputs) > 1:
+        yield Problem(key, config.type, f"a {config.type} to be the only output", "train two models")
+    if len(inputs) != 2:
+        expected = f"two inputs for a {config.type}, which belong together"
+        yield Problem("inputs", ", ".join(inputs) or "none", expected, "write inputs: {query: text, passage: text}")
+    else:
+        if config.asks not in (None, *inputs):
+            near = nearest(str(config.asks), list(inputs)) or next(iter(inputs))
+            yield Problem(f"{key}.asks", config.asks, f"one of {', '.join(inputs)}", f"write asks: {near}")
+        if config.shared is True and not _alike(inputs, whole.encoders):
+            expected = f"false or auto, where {' and '.join(inputs)} differ in type, settings or encoder"
+            yield Problem(f"{key}.shared", True, expected, "make them alike but for their column, or remove it")
+    if train is None:
+        return
+    expected = "the whole batch at once: its other rows are what each row must tell its own from"
+    if train.accumulate > 1:
+        yield Problem("train.accumulate", train.accumulate, f"1, {expected}", "remove it, or lower batch_size")
+    if train.micro_batch != "auto" and train.micro_batch < (train.batch_size or train.micro_batch + 1):
+        yield Problem("train.micro_batch", train.micro_batch, f"auto, {expected}", "remove it, or lower batch_size")
 
 
 class Codec:
