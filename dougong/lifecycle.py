@@ -196,7 +196,9 @@ def _evaluate(run: Run, split: str) -> Measured:
     rows = run.prepared.split(split)
     plan = assembly.plan_of(run.recipe, rows, run.inputs, run.outputs)
     folder = run.folder / "evaluations" / split
-    return measure.write_measured(folder, run.model, plan, split, run.autocast, data_key=run.prepared.key)
+    return measure.write_measured(
+        folder, run.model, plan, split, run.autocast, data_key=run.prepared.key, weights=run.weights
+    )
 
 
 def compare(

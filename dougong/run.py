@@ -15,7 +15,15 @@ import torch
 
 from dougong import assembly, run_folder
 from dougong.core import artefacts
-from dougong.core.artefacts import read_json, read_sealed, verify_folder, write_folder, write_json, write_sealed
+from dougong.core.artefacts import (
+    read_json,
+    read_manifest,
+    read_sealed,
+    verify_folder,
+    write_folder,
+    write_json,
+    write_sealed,
+)
 from dougong.core.errors import ArtefactError, DataError, Note, bad_field
 from dougong.core.tensors import load_tensors, save_tensors
 from dougong.data import cleaning, preparation, prepare, tokenizers
@@ -65,6 +73,11 @@ class Run:
         built = assembly.build(self.recipe, self.inputs, self.outputs)
         assembly.fill(built, load_tensors(self.folder / MODEL / "model.safetensors"), self.folder / MODEL)
         return built.eval()
+
+    @property
+    def weights(self) -> str:
+        """The sha256 of its weights, by which an evaluation says what it measured."""
+        return read_manifest(self.folder / MODEL).files["model.safetensors"].sha256
 
     @property
     def autocast(self) -> Any:

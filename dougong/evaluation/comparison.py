@@ -159,12 +159,18 @@ def _require_same_output(runs: Sequence[Run], output: Field) -> None:
 
 
 def _require_own_evaluation(run: Run, split: str) -> None:
-    """Every byte of what was kept is checked, and that it speaks of the run's own data."""
+    """Every byte of what was kept is checked, and that it speaks of the run's own data and weights."""
     folder = run.folder / "evaluations" / split
-    if verify_folder(folder, KIND).meta.get("data") != run.receipt["data"]["key"]:
-        raise ArtefactError(
-            f"{folder}: made with other data than that of the run. Fix: dougong evaluate {run.folder} --split {split}."
-        )
+    meta = verify_folder(folder, KIND).meta
+    if "weights" not in meta:  # of an earlier dougong, which also kept other columns for some types
+        fault = "it does not say which weights it measured: an earlier dougong made it"
+    elif meta["weights"] != run.weights:
+        fault = "made with other weights than those of the run"
+    elif meta.get("data") != run.receipt["data"]["key"]:
+        fault = "made with other data than that of the run"
+    else:
+        return
+    raise ArtefactError(f"{folder}: {fault}. Fix: dougong evaluate {run.folder} --split {split}.")
 
 
 def _require_same_targets(batches: Mapping[str, Sequence[Batch]]) -> None:

@@ -14,6 +14,7 @@ from sklearn import metrics as reference
 
 import dougong
 from dougong import assembly
+from dougong.core.artefacts import read_sealed, write_sealed
 from dougong.core.errors import ArtefactError, DataError, FieldError
 from dougong.data.columns import Ragged
 from dougong.data.loader import POOL
@@ -177,7 +178,7 @@ def test_an_evaluation_that_was_tampered_with_is_refused(tmp_path: Path):
     trained = run("reviews")
     plan = assembly.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
     folder = tmp_path / "test"
-    measure.write_measured(folder, trained.model, plan, "test", trained.autocast, data_key="x")
+    measure.write_measured(folder, trained.model, plan, "test", trained.autocast, data_key="x", weights="y")
     path = folder / "result.json"
     path.write_text(path.read_text().replace('"value": ', '"value": 1', 1))
     with pytest.raises(ArtefactError, match=r"result.json"):
@@ -288,16 +289,26 @@ def test_a6_predictions_with_a_flipped_bit_are_not_compared(pair: list[Path]):
     assert caught.value.exit_code == 4
 
 
-def test_a6_an_evaluation_on_other_data_is_not_compared(pair: list[Path]):
-    trained = run("reviews")
-    plan = assembly.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
-    measure.write_measured(
-        pair[0] / "evaluations" / "test", trained.model, plan, "test", trained.autocast, data_key="x"
-    )
-    with pytest.raises(
-        ArtefactError, match=r"made with other data than that of the run. Fix: dougong evaluate .*reviews"
-    ):
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"data": "x"}, "made with other data than that of the run"),
+        ({"weights": "x"}, "made with other weights than those of the run"),
+        ({"weights": None}, "it does not say which weights it measured: an earlier dougong made it"),
+    ],
+)
+def test_a6_an_evaluation_of_other_data_or_weights_is_not_compared(
+    pair: list[Path], changes: dict[str, str | None], fault: str
+):
+    path = pair[0] / "evaluations" / "test" / "manifest.json"
+    manifest = read_sealed(path)
+    manifest["meta"] = {key: value for key, value in (manifest["meta"] | changes).items() if value is not None}
+    write_sealed(path, manifest)
+    with pytest.raises(ArtefactError, match=rf"{fault}. Fix: dougong evaluate .*reviews --split test") as caught:
         dougong.compare(*pair)
+    assert caught.value.exit_code == 4
+    dougong.evaluate(pair[0])
+    assert dougong.compare(*pair, metric="label.accuracy")
 
 
 @pytest.mark.parametrize(
