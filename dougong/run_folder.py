@@ -27,6 +27,7 @@ from dougong.core import artefacts
 from dougong.core.artefacts import Written, read_json, write_json, write_sealed
 from dougong.core.devices import device_name, pick_device
 from dougong.core.errors import ArtefactError, DataError, shown
+from dougong.core.strict_json import parse_json
 from dougong.data.prepare import Prepared
 from dougong.fields import Field
 from dougong.recipe import Recipe
@@ -142,7 +143,7 @@ def read_changes(folder: Path) -> list[dict[str, Any]]:
     """What `--accept-changes` let pass, and what needed no flag: step, key, old, new, when."""
     path = folder / CHANGES
     lines = path.read_bytes().splitlines() if path.is_file() else []
-    return [artefacts.parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+    return [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
 
 
 # -------------------------------------------------------------------------------------------------------- seal, receipt

@@ -15,6 +15,7 @@ from dougong import run as runs
 from dougong import run_folder
 from dougong.core import artefacts
 from dougong.core.errors import ArtefactError, DataError, RecipeError
+from dougong.core.strict_json import render_json
 from tests.clear_error import check_clear
 from tests.small_runs import run as small_run
 from tests.table_recipe import ROWS, plain
@@ -207,7 +208,7 @@ def write_version(folder: Path, name: str, changes: dict[str, Any], *without: st
     """As another dougong would have written it: seals and all."""
     path = folder / name
     plain = {key: value for key, value in json.loads(path.read_bytes()).items() if key not in without}
-    path.write_bytes(artefacts.render_json(plain | changes))
+    path.write_bytes(render_json(plain | changes))
     if name.startswith("model/"):
         manifest = json.loads((folder / "model" / "manifest.json").read_bytes())
         manifest["files"][path.name] = vars(run_folder.fingerprint(path))

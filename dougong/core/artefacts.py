@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -30,15 +29,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from dougong.core.errors import ArtefactError, MachineError, bad_field, shown
+from dougong.core.strict_json import RESTORE, check_plain, parse_json, render_json
 
 FORMAT = "dougong/1"
 MANIFEST = "manifest.json"
 JSON_BYTES = 512 << 20  # written and read: a million classes of 60 Chinese characters, escaped, are 375 MB
-JSON_DEPTH = 64
-JSON_NODES = 4_000_000  # lists and objects: 512 MB of [] would become 10 GB
 LINE_BYTES = 16 << 20  # of one record of a log
 PIECE = 8 << 20  # bytes written or hashed at a time
-RESTORE = "go back to the version before it, or copy it again from where it came"
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +241,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any, name: str = "value") -> Written:
     """Write plain values as JSON; `name` is what a wrong one is called in the error."""
-    _check_plain(value, name)
+    check_plain(value, name)
     return _write_rendered(path, value, name)
 
 
@@ -262,29 +259,12 @@ def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
     return parse_json(_read_limited(path, limit), str(path))
 
 
-def render_json(value: Any) -> bytes:
-    """The one way in which we write JSON: the same value always gives the same bytes."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def parse_json(data: bytes, source: str, depth: int = JSON_DEPTH) -> Any:
-    """Strict JSON from bytes; `source` names them in the error."""
-    try:
-        text = data.decode("utf-8")
-        _check_nesting(text, depth)  # before parsing: the parser's own stack and appetite are not ours to trust
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ArtefactError(
-            f"{source}: not the JSON that dougong writes ({shown(str(error))}). Fix: {RESTORE}."
-        ) from None
-
-
 # ------------------------------------------------------------------------------------------------------------ log files
 
 
 def append_line(path: Path, record: Mapping[str, Any], *, sync: bool = False) -> None:
     """Append one record to a JSONL file. `sync` when it must outlive a power cut now, not within seconds."""
-    _check_plain(record, path.name)
+    check_plain(record, path.name)
     line = (json.dumps(record, allow_nan=False) + "\n").encode()
     with disk_errors(path, len(line)):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -612,56 +592,3 @@ def _read_limited(path: Path, limit: int) -> bytes:
 
 def _damaged(path: Path, damage: str, fix: str) -> NoReturn:
     raise ArtefactError(f"{path}: {damage}. Fix: {fix}.")
-
-
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
-
-
-def _check_nesting(text: str, limit: int) -> None:
-    """Refuse text whose brackets, strings passed over, nest deeper than `limit` or are too many."""
-    depth = nodes = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
-        if match[0] in "[{":
-            depth, nodes = depth + 1, nodes + 1
-            if depth > limit:
-                raise ValueError(f"nested deeper than {limit} levels")
-            if nodes > JSON_NODES:
-                raise ValueError(f"more than {JSON_NODES:,} lists and objects")
-        elif match[0] in "]}":
-            depth -= 1
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(again)} stands twice")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
-
-
-def _check_plain(value: Any, name: str) -> None:
-    """Refuse what JSON would change or cannot hold, by its place: state['loss'] = nan."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise bad_field(f"{name} key", key, "text", "use text as keys: JSON has no others")
-            _check_plain(item, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _check_plain(item, f"{name}.{index}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise bad_field(name, value, "a finite number", "write None or text for it")
-    elif value is not None and not isinstance(value, bool | int | float | str):
-        raise bad_field(name, value, "a number, text, list or mapping", "turn it into plain values first")

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dougong.core.artefacts import Process, disk_errors, make_folder, parse_json
+from dougong.core.artefacts import Process, disk_errors, make_folder
 from dougong.core.errors import ArtefactError, MachineError
+from dougong.core.strict_json import parse_json
 
 OWNER = "owner.json"
 OWNER_BYTES = 4096

@@ -20,8 +20,9 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor
 
-from dougong.core.artefacts import Written, open_regular, parse_json, write_file
+from dougong.core.artefacts import Written, open_regular, write_file
 from dougong.core.errors import ArtefactError, bad_field, shown
+from dougong.core.strict_json import parse_json
 
 HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 64

@@ -18,8 +18,8 @@ import pytest
 from dougong import backbones, fields, lifecycle
 from dougong import recipe as recipes
 from dougong import run as runs
-from dougong.core.artefacts import parse_json
 from dougong.core.errors import RecipeError
+from dougong.core.strict_json import parse_json
 from dougong.data.rows import has_column
 from dougong.inference import generate
 from dougong.model import Model
