@@ -28,9 +28,9 @@ MICRO_NUMBERS = 4_096 * 384  # tokens × width of a language model that a CPU co
 def used_fields(recipe: Recipe) -> list[prepare.Used]:
     """The fields of a recipe as the preparation takes them."""
     sides = [(recipe.inputs, False), (recipe.outputs, True)]
-    vocabulary = recipe.paired if recipe.shares_encoder else None
+    together = recipe.one_vocabulary
     return [
-        prepare.Used(name, config, output, fields.load(config.type), None if output else vocabulary)
+        prepare.Used(name, config, output, fields.load(config.type), together[0] if name in together else None)
         for side, output in sides
         for name, config in side.items()
     ]

@@ -78,8 +78,13 @@ class Model(nn.Module):
 
     def tie(self) -> None:
         """Share what heads and encoders share; again after `give_memory`, which gives every parameter a memory of its own."""
-        if self.written is not None:
-            self.head(self.written).tie(self.arrival(self.written).encoder)
+        if self.written is None:
+            return
+        encoder, shares = self.arrival(self.written).encoder, getattr(self.written.config, "shares", None)
+        for field in self.inputs:
+            if field.name == shares:
+                encoder.tie(self.arrival(field).encoder)
+        self.head(self.written).tie(encoder)
 
     def positions(self, fields: Sequence[Field]) -> int | None:
         """How many feature positions some fields have together; None where that differs between rows."""

@@ -67,6 +67,14 @@ class Recipe:
         """Whether its inputs, read by themselves, go through one encoder."""
         return fields.share_encoder(self.inputs, self.outputs, self.encoders)
 
+    @property
+    def one_vocabulary(self) -> tuple[str, ...]:
+        """The fields that have one vocabulary: both inputs of one encoder, or an answer and the input that it shares with."""
+        if self.shares_encoder:
+            return tuple(self.inputs)
+        shared = {name: getattr(config, "shares", None) for name, config in self.outputs.items()}
+        return next(((name, of) for name, of in shared.items() if of), ())
+
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out; it reads back as the same recipe."""
         inputs = {name: dump(config) for name, config in self.inputs.items()}
@@ -331,12 +339,6 @@ class Reader:
             self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
         for name, config in outputs.items():
             self.loss(name, config, train)
-            if inputs and fields.masked(config) and fields.only_backbone(config) is None:
-                expected = "causal beside inputs: a masked text is told from itself alone"
-                self.wrong(f"outputs.{name}.objective", "masked", expected, "remove it, or the inputs")
-            if inputs and fields.bounded(config):
-                expected = "false beside inputs: each row is read by itself"
-                self.wrong(f"outputs.{name}.boundaries", True, expected, "remove it")
         whole = fields.Whole(inputs, outputs, encoders, model, train)
         for side, configs in (("outputs", outputs), ("inputs", inputs)):
             for name, config in configs.items():

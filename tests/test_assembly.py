@@ -18,6 +18,18 @@ def loader_of(name: str, **train: Any) -> Loader:
     return assembly.loader_of(loaded, prepared.split("train"), inputs, outputs)
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_fields_of_one_vocabulary_are_fitted_on_the_texts_of_both(shares: bool) -> None:
+    bpe = {"type": "text", "tokenizer": {"kind": "bpe", "vocab_size": 270}, "max_length": 48}
+    plain = recipe_of("replies") | {
+        "inputs": {"text": bpe},
+        "outputs": {"reply": bpe | {"shares": "text"} if shares else bpe},
+    }
+    loaded = recipe.load(plain)
+    [text], [reply] = assembly.fitted(loaded, assembly.prepared_data(loaded))
+    assert (text.codec.to_json() == reply.codec.to_json()) is shares
+
+
 @pytest.mark.parametrize(
     ("train", "micro"),
     [

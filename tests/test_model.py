@@ -112,6 +112,16 @@ def test_a_written_text_shares_its_matrix_where_the_recipe_says_so() -> None:
     }
 
 
+@pytest.mark.parametrize("layout", ["decoder", "encoder-decoder"])
+def test_an_answer_has_one_embedding_with_the_input_that_it_shares_with(layout: str) -> None:
+    sharing = dataclasses.replace(WRITTEN, config=dataclasses.replace(WRITTEN.config, shares="t"))
+    model, apart = model_of([TEXT], [sharing], layout=layout), model_of([TEXT], [WRITTEN], layout=layout)
+    embedding = model.arrival(TEXT).encoder.embedding.weight
+    assert model.arrival(sharing).encoder.embedding.weight is embedding
+    assert model.head(sharing).projection.weight is embedding
+    assert len(model.weights()) == len(apart.weights()) - 1
+
+
 def test_weights_are_all_that_a_saved_model_needs() -> None:
     first, second = model_of([IMAGE], [LABEL], "convnet"), model_of([IMAGE], [LABEL], "convnet", seed=5)
     batch = batch_of([IMAGE, LABEL])

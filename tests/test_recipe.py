@@ -399,6 +399,45 @@ def test_what_a_language_model_cannot_be_is_said(tmp_path: Path, old: str, new: 
     assert expected in found
 
 
+ANSWERED = GOOD.replace("label: category", "label: {type: text, shares: review}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "shares: review",
+            "shares: reviews",
+            "'reviews': expected an input of type text: one of review. Fix: write shares: review.",
+        ),
+        ("review: text", "review: number", "'review': expected an input of type text. Fix: remove it."),
+        (
+            "review: text",
+            "review: {type: text, lowercase: true}",
+            "'review': expected an input with the same lowercase, and review has True. "
+            "Fix: write lowercase alike in inputs.review and outputs.label, or remove it.",
+        ),
+        (
+            "review: text",
+            "review: {type: text, ngrams: 2}",
+            "'review': expected an input that embeds its tokens, not their ngrams",
+        ),
+        (
+            "review: text",
+            "review: {type: text, encoder: transformer}",
+            "'review': expected an input without an encoder of its own",
+        ),
+    ],
+)
+def test_what_an_answer_cannot_share_is_said(tmp_path: Path, old: str, new: str, said: str):
+    assert f"outputs.label.shares = {said}" in mistakes_of(tmp_path, ANSWERED.replace(old, new))
+
+
+def test_an_answer_and_its_input_have_one_vocabulary_where_the_recipe_says_so(tmp_path: Path):
+    assert recipe.load(written(tmp_path, ANSWERED)).one_vocabulary == ("label", "review")
+    assert recipe.load(written(tmp_path, ANSWERED.replace(", shares: review", ""))).one_vocabulary == ()
+
+
 def test_a_mistake_in_an_encoder_of_its_own_names_that_encoder(tmp_path: Path):
     text = GOOD.replace("review: text", "review: {type: text, encoder: {kind: transformer, width: 100, heads: 12}}")
     assert mistakes_of(tmp_path, text).startswith(

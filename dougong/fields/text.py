@@ -7,7 +7,7 @@ Sources: tied embeddings after Press & Wolf 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain
@@ -21,14 +21,14 @@ from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from dougong.core.config import Count, Fraction, config
-from dougong.core.errors import DataError, bad_field
+from dougong.core.config import Count, Fraction, config, dump
+from dougong.core.errors import DataError, Problem, bad_field
 from dougong.data import tokenizers
 from dougong.data.columns import Columns, Ragged
 from dougong.data.ordering import uniform
 from dougong.data.tokenizers import AnyTokenizer, BPETokenizer, CharTokenizer, FileTokenizer, TokenizerConfig
 from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
-from dougong.fields import FieldConfig, masked
+from dougong.fields import FieldConfig, Whole, masked
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.layers.masking import hide
@@ -55,6 +55,7 @@ class Config(FieldConfig):
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
     boundaries: bool = False  # without inputs: the documents in a window do not see one another
     tied: bool = True  # the head shares its matrix with the embedding
+    shares: str | None = None  # an answer: the input with which it has one vocabulary, and one embedding
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
     metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1"], ...] = (
@@ -82,12 +83,53 @@ class Config(FieldConfig):
 
 
 ONLY_IN = ("ngrams", "token_dropout")
-ONLY_OUT = ("objective", "mask_share", "boundaries", "tied", "metrics", "bleu_tokenize", "beams", "length_penalty")
+ONLY_OUT = (
+    "objective",
+    "mask_share",
+    "boundaries",
+    "tied",
+    "shares",
+    "metrics",
+    "bleu_tokenize",
+    "beams",
+    "length_penalty",
+)
 
 
 def files(config: Config) -> list[Path]:
     """What the codec is made from beside the data: other contents give other tokens."""
     return [Path(config.tokenizer.path)] if isinstance(config.tokenizer, FileTokenizer) else []
+
+
+def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
+    """What an answer cannot be beside the inputs that it answers to, and what it asks of the one that it shares with."""
+    if not key.startswith("outputs.") or not whole.inputs:
+        return
+    if masked(config):
+        expected = "causal beside inputs: a masked text is told from itself alone"
+        yield Problem(f"{key}.objective", "masked", expected, "remove it, or the inputs")
+    if config.boundaries:
+        yield Problem(f"{key}.boundaries", True, "false beside inputs: each row is read by itself", "remove it")
+    if config.shares is not None:
+        yield from _shared(f"{key}.shares", config, whole)
+
+
+def _shared(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
+    """What an answer asks of the input with which it has one vocabulary and one embedding."""
+    of, texts = config.shares, [name for name, other in whole.inputs.items() if other.type == config.type]
+    if of not in texts:
+        expected = f"an input of type {config.type}" + (f": one of {', '.join(texts)}" if texts else "")
+        yield Problem(key, of, expected, f"write shares: {texts[0]}" if texts else "remove it")
+        return
+    for setting in ("tokenizer", "lowercase"):
+        if (theirs := getattr(whole.inputs[of], setting)) != getattr(config, setting):
+            expected = f"an input with the same {setting}, and {of} has {dump(theirs)}"
+            yield Problem(key, of, expected, f"write {setting} alike in inputs.{of} and {key.removesuffix('.shares')}, or remove it")
+    if whole.inputs[of].ngrams > 1:
+        yield Problem(key, of, "an input that embeds its tokens, not their ngrams", "remove it, or the ngrams")
+    if of in whole.encoders:
+        expected = "an input without an encoder of its own, which may have another width"
+        yield Problem(key, of, expected, f"remove it, or inputs.{of}.encoder")
 
 
 class Codec:
@@ -294,6 +336,12 @@ class Encoder(nn.Module):
         """What a masked language model sees: all tokens, those that it has to tell hidden."""
         features = self.embed(batch[f"{name}.seen"], batch[f"{name}.tokens.length"])
         return replace(features, segments=batch.get(f"{name}.document"))
+
+    def tie(self, other: Encoder) -> None:
+        """Have one embedding with another text, of the same vocabulary."""
+        assert self.embedding is not None
+        assert other.embedding is not None  # refused by the recipe
+        self.embedding.weight = other.embedding.weight
 
     def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
         assert self.embedding is not None  # ngrams, which stand in its place, only go in

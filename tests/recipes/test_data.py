@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ tables = load("recipes/data/tables.py")
 orange = load("recipes/data/orange.py")
 sentiment_zh = load("recipes/data/sentiment_zh.py")
 descriptions = load("recipes/data/descriptions.py")
+package_questions = load("recipes/data/package_questions.py")
+peoples_daily = load("recipes/data/peoples_daily.py")
+chatterbot = load("recipes/data/chatterbot.py")
+tags_baseline = load("benchmarks/tags_baseline.py")
 
 PACKAGES = """Package: gcc-12-doc
 Source: gcc-12 (12.2.0-1)
@@ -164,3 +169,74 @@ def test_a_machine_without_apt_is_told_so() -> None:
         descriptions.run(["no-such-apt"])
     with pytest.raises(fetch.FetchError, match="ended with 3: broken"):
         descriptions.run([sys.executable, "-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)"])
+
+
+RECORD = {
+    "Package": "tree",
+    "Version": "2.1.0-1",
+    "Maintainer": "Ann Example <ann@example.org>",
+    "Section": "utils",
+    "Architecture": "amd64",
+    "Priority": "optional",
+    "Installed-Size": "120",
+    "Depends": "libc6 (>= 2.34), a | b, c:any, d",
+    "Suggests": "forest",
+}
+TOLD = {"name": "tree", "synopsis": "draws a tree", "description": "Draws directories " + "and files " * 40}
+
+
+def test_answers_stand_in_their_passage_and_some_questions_have_none() -> None:
+    known = package_questions.facts(RECORD)
+    assert known["depends"] == "libc6, a and c"
+    assert "homepage" not in known
+    seen = [fact for fact in package_questions.FACTS if fact not in package_questions.UNSEEN]
+    made = [package_questions.question(TOLD, known, seen, random.Random(draw)) for draw in range(300)]
+    rows = [row for row in made if row]
+    answers = [row["answer"] for row in rows]
+    assert {answer["text"] for answer in answers if answer} == {known[fact] for fact in seen if fact in known}
+    assert sum(answer is None for answer in answers) == pytest.approx(60, abs=30)
+    for row in rows:
+        assert not {"optional", "forest"} & set(row["passage"].replace(".", "").split())
+        if answer := row["answer"]:
+            assert row["passage"][answer["start"] :].startswith(answer["text"])
+        assert "$" not in row["question"] + row["passage"]
+
+
+def test_packages_of_one_source_ask_on_one_side_and_facts_unseen_beside_the_test_alone() -> None:
+    sides: dict[str, set[str]] = {}
+    for number in range(200):
+        for name in (f"p{number}", f"p{number}-doc"):
+            record = {**RECORD, "Package": name, "Source": f"s{chr(97 + number % 26)}{chr(97 + number // 26)} (1)"}
+            for split, asked in package_questions.splits(record):
+                sides.setdefault(record["Source"], set()).add(split)
+                assert (asked == package_questions.UNSEEN) == (split == "unseen")
+    assert {tuple(sorted(each)) for each in sides.values()} == {("train",), ("validation",), ("test", "unseen")}
+
+
+def test_a_long_description_is_cut_between_words() -> None:
+    cut = package_questions.beginning(TOLD["description"])
+    assert len(cut) <= package_questions.LONGEST + 2
+    assert cut.endswith(("and …", "files …"))
+    assert package_questions.beginning("short\nand whole.") == "short and whole."
+
+
+def test_a_line_of_tagged_words_is_cut_into_sentences_behind_what_closes_them() -> None:
+    found = list(peoples_daily.sentences("“/w 好/a ！/w ”/w １/2/m  来/v 。/w"))
+    assert found == [
+        {"words": ["“", "好", "！", "”"], "tags": ["w", "a", "w", "w"]},
+        {"words": ["１/2", "来", "。"], "tags": ["m", "v", "w"]},
+    ]
+    assert peoples_daily.distinct([*found, found[0]]) == found
+
+
+def test_a_word_gets_its_most_frequent_tag_and_an_unknown_one_that_of_rare_words() -> None:
+    train = [{"words": ["a", "a", "a", "b"], "tags": ["v", "v", "n", "q"]}]
+    test = [{"words": ["a", "b", "c", "a"], "tags": ["v", "q", "q", "n"]}]
+    assert tags_baseline.accuracy(train, test) == 0.75
+
+
+def test_the_first_two_turns_of_a_conversation_are_a_question_and_its_answer_and_copies_are_one() -> None:
+    text = "categories: [x]\nconversations:\n- - How many?\n  - 42\n  - Thanks\n- - nobody answers\n- - how many\n  - '42.'\n"
+    rows = chatterbot.pairs(text, "x.yml")
+    assert rows == [{"question": "How many?", "answer": "42"}, {"question": "how many", "answer": "42."}]
+    assert chatterbot.distinct(rows) == rows[:1]
