@@ -103,15 +103,15 @@ def files(config: Config) -> list[Path]:
 
 def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
     """What an answer cannot be beside the inputs that it answers to, and what it asks of the one that it shares with."""
-    if not key.startswith("outputs.") or not whole.inputs:
+    if not key.startswith("outputs."):
         return
-    if masked(config):
+    if whole.inputs and masked(config):
         expected = "causal beside inputs: a masked text is told from itself alone"
         yield Problem(f"{key}.objective", "masked", expected, "remove it, or the inputs")
-    if config.boundaries:
+    if whole.inputs and config.boundaries:
         yield Problem(f"{key}.boundaries", True, "false beside inputs: each row is read by itself", "remove it")
     if config.shares is not None:
-        yield from _shared(f"{key}.shares", config, whole)
+        yield from _shared(key, config, whole)
 
 
 def _shared(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
@@ -119,17 +119,20 @@ def _shared(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
     of, texts = config.shares, [name for name, other in whole.inputs.items() if other.type == config.type]
     if of not in texts:
         expected = f"an input of type {config.type}" + (f": one of {', '.join(texts)}" if texts else "")
-        yield Problem(key, of, expected, f"write shares: {texts[0]}" if texts else "remove it")
+        yield Problem(f"{key}.shares", of, expected, f"write shares: {texts[0]}" if texts else "remove it")
         return
     for setting in ("tokenizer", "lowercase"):
         if (theirs := getattr(whole.inputs[of], setting)) != getattr(config, setting):
             expected = f"an input with the same {setting}, and {of} has {dump(theirs)}"
-            yield Problem(key, of, expected, f"write {setting} alike in inputs.{of} and {key.removesuffix('.shares')}, or remove it")
+            fix = f"write {setting} alike in inputs.{of} and {key}, or remove it"
+            yield Problem(f"{key}.shares", of, expected, fix)
     if whole.inputs[of].ngrams > 1:
-        yield Problem(key, of, "an input that embeds its tokens, not their ngrams", "remove it, or the ngrams")
+        yield Problem(
+            f"{key}.shares", of, "an input that embeds its tokens, not their ngrams", "remove it, or the ngrams"
+        )
     if of in whole.encoders:
         expected = "an input without an encoder of its own, which may have another width"
-        yield Problem(key, of, expected, f"remove it, or inputs.{of}.encoder")
+        yield Problem(f"{key}.shares", of, expected, f"remove it, or inputs.{of}.encoder")
 
 
 class Codec:
