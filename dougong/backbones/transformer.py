@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dougong.backbones import BackboneConfig, Layers, Layout, check_layout
 from dougong.core.config import Count, Fraction, NonNegative, Positive, config
 from dougong.core.errors import bad_field
-from dougong.layers.attention import Attention, KeyValues, check_memory, visible
+from dougong.layers.attention import Attention, KeyValues, check_memory, visible, weighed
 from dougong.layers.dropout import Dropout
 from dougong.layers.experts import Experts
 from dougong.layers.features import Features, chosen
@@ -27,6 +27,7 @@ from dougong.layers.feedforward import Activation, FeedForward, hidden_width
 from dougong.layers.norms import Norm, make_norm
 from dougong.layers.positions import (
     LearnedPositions,
+    RelativeBuckets,
     Rotary,
     RotaryScaling,
     grid_places,
@@ -46,7 +47,7 @@ class Config(BackboneConfig):
     layers: Layers = 4
     heads: Count = 4
     kv_heads: Count | None = None  # fewer than heads: grouped queries, a smaller cache; None: as many as heads
-    feedforward: Count | None = None  # hidden width; None: 4 · width (swiglu: as many parameters as that)
+    feedforward: Count | None = None  # hidden width; None: 4 · width (swiglu, geglu: as many parameters as that)
     activation: Activation = "relu2"
     norm: Norm = "rms"
     norm_eps: Positive = 1e-6
@@ -55,7 +56,7 @@ class Config(BackboneConfig):
     final_norm: bool = True
     qk_norm: bool = True
     bias: bool = False
-    positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
+    positions: Literal["rotary", "learned", "sinusoidal", "relative_buckets"] = "rotary"
     rotary_base: Positive = 10_000.0
     rotary_scaling: RotaryScaling | None = None  # read longer sequences than it was trained on
     max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
@@ -121,6 +122,7 @@ class Backbone(nn.Module):
         if config.positions == "learned":
             self.max_length = config.max_length or positions or 1024
             self.table = LearnedPositions(self.max_length, config.width)
+        self.distances = RelativeBuckets(config.heads) if config.positions == "relative_buckets" else None
         self.input_norm = _norm(config) if config.input_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -168,6 +170,11 @@ class Backbone(nn.Module):
             seen = real[:, None, None, :]  # (B, 1, 1, S): the same for every query
         elif not plain:
             seen = visible(places, keys, real, causal=causal, window=window, segments=x.segments)  # (B, 1, T, S)
+        if self.distances is not None:
+            own = keys[:, None, :] - places[..., None]  # (1 or B, T, S)
+            if seen is None:
+                seen = visible(places, keys, real, causal=causal, window=window)
+            seen, plain = weighed(seen, self.distances(own, causal=causal)), False  # (B, H, T, S)
         if x.segments is not None:
             assert cache is None  # what is written step by step is one sequence
             places = places_within(x.segments)  # (B, T)
@@ -203,7 +210,9 @@ class Sight:
     """What a forward pass works out once for all its layers."""
 
     places: Tensor  # (1 or B, T)
-    seen: Tensor | None  # (B, 1, 1 or T, S) bool: which keys each query sees; None: all, or the triangle
+    seen: (
+        Tensor | None
+    )  # (B, 1 or H, 1 or T, S): which keys each query sees, or what is added; None: all, or the triangle
     causal: bool  # the triangle: each query sees its own place and those before it
     tables: Rotary | None
     memory: Tensor | None  # (B, 1, 1, S) bool: the real positions of the encoder's features
@@ -343,5 +352,23 @@ PRESETS = {
         positions="learned",
         max_length=512,
         norm_eps=1e-12,
+    ),
+    # Lewis et al. 2020 (arXiv:1910.13461), base.
+    "bart": replace(
+        _CLASSIC,
+        width=768,
+        layers=6,
+        heads=12,
+        activation="gelu",
+        norm_first=False,
+        input_norm=True,
+        final_norm=False,
+        positions="learned",
+        max_length=1024,
+        norm_eps=1e-5,
+    ),
+    # Raffel et al. 2020 (arXiv:1910.10683), small.
+    "t5": Config(
+        width=512, layers=6, heads=8, activation="relu", qk_norm=False, positions="relative_buckets", dropout=0.1
     ),
 }

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         keys: Tensor,
         values: Tensor,
         *,
-        seen: Tensor | None = None,  # bool, spreads to (B, H, T, S): which keys a query sees; None = all
+        seen: Tensor | None = None,  # spreads to (B, H, T, S). bool: which keys a query sees; numbers: see `weighed`
         causal: bool = False,  # without `seen`, and with T = S: each query sees its own place and those before it
         tables: Rotary | None = None,
     ) -> Tensor:  # (B, T, D)
@@ -73,6 +73,8 @@ class Attention(nn.Module):
             queries = rotate(queries, tables)
         hidden = self.dropout if self.training else 0.0  # of a query's shares
         keys, values = keys.to(queries.dtype), values.to(queries.dtype)
+        if seen is not None and seen.is_floating_point():
+            seen = seen.to(queries.dtype)
         by_products = self.route == "products" or (self.route == "auto" and products_are_faster(queries, keys))
         if by_products or self.tell is not None:  # the fused kernel has the weights nowhere whole
             mixed = products(queries, keys, values, seen, causal, hidden, self.tell)  # (B, H, T, K)
@@ -119,7 +121,7 @@ def products(
     if causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if seen is not None:
-        scores += torch.where(seen, 0.0, -1e30).to(scores.dtype)  # not -inf: a row of nothing else would be NaN
+        scores += weighed(seen).to(scores.dtype)
     shares = scores.softmax(-1)  # computed in float32 inside, whatever comes in
     if tell is not None:
         tell(scores.detach().softmax(-1, dtype=torch.float32))  # rounded to bf16 they would not sum to 1
@@ -145,6 +147,16 @@ def attention_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for name, layer in layers.items():
             layer.tell = before[name]
+
+
+def weighed(seen: Tensor, scores: Tensor | float = 0.0) -> Tensor:
+    """Which keys each query sees, as numbers to be added to the scores: those given, or so little that no share is left."""
+    if seen.is_floating_point():
+        return seen
+    return torch.where(seen, scores, UNSEEN)
+
+
+UNSEEN = -1e30  # not -inf: a row of nothing else would be NaN
 
 
 def visible(

@@ -12,7 +12,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["relu", "relu2", "gelu", "gelu_tanh", "swiglu"]
+Activation = Literal["relu", "relu2", "gelu", "gelu_tanh", "swiglu", "geglu"]
+GATED = ("swiglu", "geglu")  # the gate is activated, which then multiplies (Shazeer 2020, arXiv:2002.05202)
 
 
 def relu2(x: Tensor) -> Tensor:
@@ -25,7 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": relu2,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's form
-    "swiglu": F.silu,  # of the gate, which then multiplies (Shazeer 2020, arXiv:2002.05202)
+    "swiglu": F.silu,
+    "geglu": partial(F.gelu, approximate="tanh"),  # T5's form since 1.1
 }
 
 
@@ -35,7 +37,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int, activation: Activation, *, bias: bool = True, gain: float = 1.0):
         super().__init__()
         self.up = Linear(width, hidden, bias=bias)
-        self.gate = Linear(width, hidden, bias=bias) if activation == "swiglu" else None
+        self.gate = Linear(width, hidden, bias=bias) if activation in GATED else None
         self.down = Linear(hidden, width, bias=bias, gain=gain)
         self.activation = ACTIVATIONS[activation]
 
@@ -47,7 +49,7 @@ class FeedForward(nn.Module):
 
 def hidden_width(width: int, activation: Activation) -> int:
     """The customary hidden width: four times, or with a third matrix as many parameters as that, in steps of 8."""
-    return math.ceil(width * 8 / 3 / 8) * 8 if activation == "swiglu" else 4 * width
+    return math.ceil(width * 8 / 3 / 8) * 8 if activation in GATED else 4 * width
 
 
 class Linear(nn.Linear):

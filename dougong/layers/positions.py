@@ -1,17 +1,18 @@
 """Positions: how a layer learns where a feature stands, and padding moved out of the way.
 
 Rotary after Su et al. 2021 (arXiv:2104.09864), over the rows and columns of a grid as in Heo et al. 2024
-(arXiv:2403.13298); sinusoidal after Vaswani et al. 2017 (arXiv:1706.03762). Rotary stretched to longer sequences: linear
+(arXiv:2403.13298); sinusoidal after Vaswani et al. 2017 (arXiv:1706.03762); buckets of distances after Raffel et al. 2020
+(arXiv:1910.10683). Rotary stretched to longer sequences: linear
 after Chen et al. 2023 (arXiv:2306.15595), NTK-aware after bloc97 2023, YaRN after Peng et al. 2023 (arXiv:2309.00071).
 """
 
-# B batch, T positions, D width, H heads, K head_dim, A axes (1 for a sequence, 2 for an image)
+# B batch, T positions, S keys, D width, H heads, K head_dim, A axes (1 for a sequence, 2 for an image)
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -117,6 +118,34 @@ class LearnedPositions(nn.Module):
 
     def forward(self, places: Tensor) -> Tensor:
         return self.weight[places]
+
+
+class RelativeBuckets(nn.Module):
+    """What each head adds to the score of a key by how far it stands from the query: one table for all layers."""
+
+    BUCKETS: ClassVar[int] = 32  # of them half for single distances, the other half ever wider …
+    FAR: ClassVar[int] = 128  # … up to this distance; what is further falls into the last
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(self.BUCKETS, heads))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, ahead: Tensor, *, causal: bool) -> Tensor:
+        """ahead, how many places a key stands after the query: (1 or B, T, S) -> (1 or B, H, T, S)."""
+        return self.weight[self.buckets(ahead, causal)].permute(0, 3, 1, 2)
+
+    def buckets(self, ahead: Tensor, causal: bool) -> Tensor:
+        """A causal model needs none for what stands ahead, so that those behind are twice as many."""
+        count = self.BUCKETS if causal else self.BUCKETS // 2
+        distance = (-ahead).clamp(min=0) if causal else ahead.abs()
+        single = count // 2
+        widening = torch.log(distance.clamp(min=1).float() / single) / math.log(self.FAR / single) * (count - single)
+        wide = (single + widening.to(torch.int64)).clamp(max=count - 1)
+        found = torch.where(distance < single, distance, wide)
+        return found if causal else found + count * (ahead > 0)
 
 
 def places_within(segments: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from dougong.core import lean
 from dougong.core.config import Fraction, NonNegative, Positive, config
 from dougong.core.devices import has_fast_bf16
 from dougong.core.errors import bad_field
-from dougong.layers.positions import LearnedPositions
+from dougong.layers.positions import LearnedPositions, RelativeBuckets
 
 Betas = tuple[Fraction, Fraction]
 
@@ -135,7 +135,7 @@ def _parameters(model: nn.Module) -> Iterator[Place]:
 
 def _is_matrix(module: nn.Module, parameter: Tensor) -> bool:
     """Not a vector (norm, bias), nor a table of vectors of which a batch needs only some."""
-    return parameter.ndim >= 2 and not isinstance(module, nn.Embedding | LearnedPositions)
+    return parameter.ndim >= 2 and not isinstance(module, nn.Embedding | LearnedPositions | RelativeBuckets)
 
 
 def _hidden(model: nn.Module) -> set[Tensor]:

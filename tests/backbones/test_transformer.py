@@ -109,7 +109,7 @@ def test_order_matters_whatever_marks_the_positions(positions: Any, build: Build
     assert (turned - model(x).values).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "relative_buckets"])
 @pytest.mark.parametrize("extra", [{}, {"window": 3}, {"norm_first": False, "kv_heads": 1}, {"experts": 3}])
 def test_step_by_step_equals_all_at_once_in_other_forms(
     positions: Any, extra: dict[str, Any], build: Build, features: Make
@@ -123,7 +123,7 @@ def test_step_by_step_equals_all_at_once_in_other_forms(
     assert cache.length == 7
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal"])
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal", "relative_buckets"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("extra", [{}, {"window": 2}, {"norm_first": False, "kv_heads": 1}])
 def test_each_segment_of_a_row_is_read_as_if_it_stood_alone(

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dougong.layers.feedforward import ACTIVATIONS, FeedForward, Linear, hidden_width, relu2
+
+GATES = {"swiglu": F.silu, "geglu": partial(F.gelu, approximate="tanh")}
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -13,9 +17,9 @@ def test_feed_forward_is_the_formula(activation: str) -> None:
     layer = FeedForward(6, 10, activation, bias=True)  # type: ignore[arg-type]
     x = torch.randn(4, 6)
     h = layer.up(x)
-    h = ACTIVATIONS[activation](h) if layer.gate is None else F.silu(layer.gate(x)) * h
+    h = ACTIVATIONS[activation](h) if layer.gate is None else GATES[activation](layer.gate(x)) * h
     torch.testing.assert_close(layer(x), layer.down(h))
-    assert (layer.gate is not None) == (activation == "swiglu")
+    assert (layer.gate is not None) == (activation in GATES)
 
 
 def test_squared_relu() -> None:
@@ -26,7 +30,7 @@ def test_gated_and_plain_layers_have_about_as_many_parameters() -> None:
     for width in (96, 384, 768):
         plain, gated = (
             sum(p.numel() for p in FeedForward(width, hidden_width(width, kind), kind, bias=False).parameters())
-            for kind in ("relu2", "swiglu")
+            for kind in ("relu2", "geglu")
         )
         assert abs(gated / plain - 1) < 0.03
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from dougong.core.errors import FieldError
 from dougong.layers.features import Features
 from dougong.layers.positions import (
     LearnedPositions,
+    RelativeBuckets,
     RotaryScaling,
     frequencies,
     grid_places,
@@ -153,3 +155,11 @@ def test_a_sequence_beyond_the_stretched_positions_is_refused() -> None:
         "model.rotary_scaling.factor = 2.5: expected enough for 251 positions: 100 times it are 250. "
         "Fix: use factor: 3, or shorter sequences."
     )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_buckets_of_distances_are_those_of_t5(causal: bool) -> None:
+    ahead = torch.arange(-300, 301)[None, None]  # (1, 1, S)
+    expected = T5Attention._relative_position_bucket(ahead, bidirectional=not causal, num_buckets=32, max_distance=128)
+    assert torch.equal(RelativeBuckets(2).buckets(ahead, causal), expected)
+    assert len(expected.unique()) > 30
