@@ -72,6 +72,18 @@ def test_a_classifier_begins_with_what_hiding_tokens_taught(begun: dict[str, tor
     assert dougong.load("labels").predict(["a good thing"]) == trained.predict(["a good thing"])
 
 
+def test_a_chat_begins_with_one_that_learnt_every_turn(begun: dict[str, torch.Tensor]):
+    recipe = recipe_of("chats") | {"train": {"steps": 4, "batch_size": 16, "device": "cpu"}}
+    messages = {**recipe["outputs"]["messages"], "tokenizer": {"kind": "bpe", "vocab_size": 300}}
+    parent = dougong.train(recipe | {"name": "talk", "outputs": {"messages": {**messages, "loss_on": "all"}}})
+    file = {"kind": "file", "path": str(parent.folder / "model/tokenizer.json")}  # has the tokens of the roles already
+    child = {"outputs": {"messages": {**messages, "tokenizer": file}}, "model": {**TINY, "init": str(parent.folder)}}
+    trained = dougong.train(recipe | {"name": "chat", **child})
+    assert trained.receipt["init"]["anew"] == []
+    for name, weight in parent.model.weights().items():
+        assert torch.equal(begun[name], weight), name
+
+
 def test_what_has_another_shape_begins_anew(begun: dict[str, torch.Tensor]):
     parent = run("masked")
     trained = dougong.train(classifier(parent, model={**TINY, "feedforward": 24, "init": str(parent.folder)}))

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,10 @@ def write_jsonl(name: str, rows: Iterable[Mapping[str, object]]) -> None:
     tell(name, len(lines))
 
 
+def read_jsonl(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (PREPARED / name).read_text(encoding="utf-8").split("\n") if line]
+
+
 def split_jsonl(stem: str, rows: Sequence[dict[str, str]], key: Callable[[dict[str, str]], str]) -> None:
     """STEM-train.jsonl and STEM-test.jsonl: a row's side is a hash of its `key`."""
     write_jsonl(f"{stem}-train.jsonl", (row for row in rows if not in_test(key(row))))
@@ -48,7 +53,23 @@ def split_jsonl(stem: str, rows: Sequence[dict[str, str]], key: Callable[[dict[s
 
 def in_test(text: str, share: float = TEST_SHARE) -> bool:
     """Whether a row belongs to the test rows: by a hash of its text, so that equal texts fall on the same side."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < share * 2**64
+    return place(text) < share
+
+
+def place(text: str) -> float:
+    """From 0 up to 1, by a hash of the text: the same on every machine, whatever other texts there are."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def few(rows: Sequence[dict[str, str]], each: int, *, text: str, label: str) -> list[dict[str, str]]:
+    """So many rows of each label, those whose texts' hashes come first."""
+    found: Counter[str] = Counter()
+    chosen = []
+    for row in sorted(rows, key=lambda row: (place(row[text]), row[text])):
+        found[row[label]] += 1
+        if found[row[label]] <= each:
+            chosen.append(row)
+    return chosen
 
 
 @contextmanager

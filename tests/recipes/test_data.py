@@ -19,6 +19,7 @@ descriptions = load("recipes/data/descriptions.py")
 package_questions = load("recipes/data/package_questions.py")
 peoples_daily = load("recipes/data/peoples_daily.py")
 chatterbot = load("recipes/data/chatterbot.py")
+chitchat = load("recipes/data/chitchat.py")
 tags_baseline = load("benchmarks/tags_baseline.py")
 
 PACKAGES = """Package: gcc-12-doc
@@ -240,3 +241,37 @@ def test_the_first_two_turns_of_a_conversation_are_a_question_and_its_answer_and
     rows = chatterbot.pairs(text, "x.yml")
     assert rows == [{"question": "How many?", "answer": "42"}, {"question": "how many", "answer": "42."}]
     assert chatterbot.distinct(rows) == rows[:1]
+
+
+def test_few_rows_are_so_many_of_each_label_whatever_their_order() -> None:
+    rows = [{"text": f"post {number}", "label": "abc"[number % 3]} for number in range(60)]
+    chosen = tables.few(rows, 4, text="text", label="label")
+    assert sorted(row["label"] for row in chosen) == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    assert tables.few(rows[::-1], 4, text="text", label="label") == chosen
+    assert tables.few(rows[:6], 4, text="text", label="label") == sorted(
+        rows[:6], key=lambda row: tables.place(row["text"])
+    )
+    assert [row["text"] for row in chosen] != sorted(row["text"] for row in chosen)  # not the first that come
+
+
+def test_a_conversation_has_one_part_and_copies_of_it_the_same() -> None:
+    said = [
+        [{"role": "user", "content": f"hello {number}"}, {"role": "assistant", "content": "hi"}]
+        for number in range(500)
+    ]
+    parts = [chitchat.part_of(messages) for messages in said]
+    swapped = [[{**message, "role": "user"} for message in messages] for messages in said]
+    assert [chitchat.part_of(messages) for messages in swapped] == parts
+    counts = [parts.count(part) for part in ("test", "train", "pretrain")]
+    assert counts == [pytest.approx(50, abs=25), pytest.approx(50, abs=25), pytest.approx(400, abs=40)]
+
+
+def test_what_a_person_sent_in_pieces_is_one_message() -> None:
+    def piece(sender: str, text: str) -> dict[str, str]:
+        return {"sender": sender, "text": text}
+
+    turns = [[piece("x", "Hi "), piece("x", " "), piece("x", "there")], [piece("y", " ")], [piece("y", "Hello")]]
+    assert chitchat.conversation({"messages": turns}) == [
+        {"role": "user", "content": "Hi\nthere"},
+        {"role": "assistant", "content": "Hello"},
+    ]

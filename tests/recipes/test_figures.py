@@ -59,6 +59,27 @@ def test_the_figure_is_written_into_the_recipe_once() -> None:
     assert once.replace(once.splitlines()[3] + "\n", "") == recipe.replace("# reached: old\n", "")
 
 
+def test_what_begins_with_anothers_run_comes_behind_it() -> None:
+    order = figures.in_order(FOLDER.glob("*.yaml"))
+    assert sorted(order) == sorted(FOLDER.glob("*.yaml"))
+    begun = 0
+    for place, path in enumerate(order):
+        init = recipes.load(path).model.init
+        parent = figures.comes_after(path.read_text(encoding="utf-8"))
+        assert (init is None) == (parent is None), path
+        if parent is not None:
+            begun += 1
+            assert FOLDER.parent / parent in order[:place]
+            assert init == f"runs/{recipes.load(FOLDER.parent / parent).name}"
+    assert begun
+
+
+def test_the_floor_is_the_best_baseline_and_what_is_asked_beyond() -> None:
+    assert figures.floor({"a": 0.5, "b": 0.61}, ">=", "+", "0.05") == "0.6600"
+    assert figures.floor({"a": 30.0, "b": 20.0}, "<", "-", "1.5") == "18.5000"
+    assert figures.floor({"a": 30.0, "b": 20.0}, "<", None, None) == "20.0000"
+
+
 def test_the_baseline_is_what_its_script_prints_last(tmp_path: Path) -> None:
     script = tmp_path / "baseline.py"
     script.write_text("import sys\nprint('chatter', sys.argv[1:])\nprint('{\"linear\": 0.5}')\n")
