@@ -9,6 +9,7 @@ metric that the recipe's header names.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -37,7 +38,10 @@ def from_scratch(path: Path, metric: str) -> float:
     recipe = recipes.load(path)
     if recipe.model.init is None:
         raise bad_field("model.init", None, "a run that the recipe begins with", "name a recipe that has one")
-    run = dougong.train(path, overrides=["model.init=null", f"name={recipe.name}-from-scratch"], fresh=True)
+    anew = dataclasses.replace(
+        recipe, name=f"{recipe.name}-from-scratch", model=dataclasses.replace(recipe.model, init=None)
+    )
+    run = dougong.train(anew.resolved(), fresh=True)  # resolved: `tokenizer: init` is a file there
     measured = next(iter(run.metrics().values()))
     return float(measured[metric]["value"])
 

@@ -22,6 +22,7 @@ from dougong.data.rows import has_column
 from dougong.model import KEEPS_APART, keeps_apart, unfit
 from dougong.training import loop
 
+RUNS = Path("runs")
 SECTIONS = ("name", "seed", "data", "inputs", "outputs", "model", "train")
 SHORT = {
     "train": ("optimizer", "schedule", "loss"),
@@ -164,7 +165,7 @@ class Reader:
             placed = [dataclasses.replace(problem, line=self.marks.line(problem.key)) for problem in self.problems]
             raise RecipeError(self.file, sorted(placed, key=lambda problem: problem.line or 0))
         data = prepare.rooted(data, self.base)
-        inputs, outputs = rooted(inputs, self.base), rooted(outputs, self.base)
+        inputs, outputs = (rooted(side, self.base, model.init) for side in (inputs, outputs))
         return Recipe(name, seed, data, inputs, outputs, encoders, model, train, text)
 
     def wrong(self, key: str, value: object, expected: str, fix: str) -> None:
@@ -351,6 +352,11 @@ class Reader:
                 self.wrong("train.batch_tokens", train.batch_tokens, expected, f"write batch_tokens: {context}")
         if model is None:
             return
+        for side, configs in (("inputs", inputs), ("outputs", outputs)):
+            for name, config in configs.items():
+                if asks_init(config) and model.init is None:
+                    expected = "beside it the run that the model begins with, whose tokenizer it is"
+                    self.wrong(f"{side}.{name}.tokenizer", "init", expected, "write model: {init: runs/NAME}")
         pictures = [name for name, config in inputs.items() if config.type == "image" and name not in encoders]
         pictures = [] if fields.share_encoder(inputs, outputs, encoders) else pictures  # both are read as images
         if model.kind == "convnet" and pictures and len(inputs) > 1:
@@ -503,16 +509,25 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
     return "mlp", "bag" if types == {"text"} else "small"
 
 
-def rooted(configs: dict[str, Any], base: Path) -> dict[str, Any]:
+def rooted(configs: dict[str, Any], base: Path, init: str | None) -> dict[str, Any]:
     """The same with absolute paths of tokenizers, so that a resolved recipe means the same files from anywhere."""
 
-    def absolute(config: Any) -> Any:
+    def absolute(name: str, config: Any) -> Any:
         tokenizer: Any = getattr(config, "tokenizer", None)
+        if init is not None and asks_init(config):
+            # Found by its name alone where the run is not there: a recipe is in order before its parent is trained.
+            run = Path(init) if Path(init).is_dir() or Path(init).name != init else RUNS / init
+            tokenizer = tokenizer.found(Path.cwd() / run / "model", name)
         if not hasattr(tokenizer, "path"):
             return config
         return dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, path=str(base / tokenizer.path)))
 
-    return {name: absolute(config) for name, config in configs.items()}
+    return {name: absolute(name, config) for name, config in configs.items()}
+
+
+def asks_init(config: Any) -> bool:
+    """Whether a field has the tokenizer of the run that the model begins with."""
+    return getattr(getattr(config, "tokenizer", None), "kind", None) == "init"
 
 
 def instead_of(key: str) -> str:

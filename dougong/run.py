@@ -422,9 +422,8 @@ def other_values(model: Model, parent: Run) -> set[str]:
         if field.name not in known or field.codec.to_json() == known[field.name].codec.to_json():
             continue
         if hasattr(field.codec, "tokenizer") and known[field.name] in texts:
-            file = "tokenizer.json" if len(texts) == 1 else f"tokenizer-{field.name}.json"
             expected = f"the tokenizer of {parent.folder}, whose embeddings the model begins with (model.init)"
-            fix = f"write tokenizer: {{kind: file, path: {(parent.folder / MODEL / file).resolve()}}}"
+            fix = "write tokenizer: init"
             raise bad_field(f"{field.name}.tokenizer", field.config.tokenizer.kind, expected, fix)
         other |= {f"in_{field.name}", f"out_{field.name}"}
     return other
@@ -449,7 +448,7 @@ def finish(folder: Path, recipe: Recipe, model: Model, receipt: dict[str, Any]) 
         texts = [field for field in [*model.inputs, *model.outputs] if hasattr(field.codec, "tokenizer")]
         for field in texts:
             ending, content = tokenizers.as_file(field.codec.tokenizer)
-            name = f"tokenizer{ending}" if len(texts) == 1 else f"tokenizer-{field.name}{ending}"
+            name = tokenizers.file_name(ending, None if len(texts) == 1 else field.name)
             (temporary / name).write_bytes(content)
     write_sealed(folder / "receipt.json", receipt)
     run_folder.seal(folder)

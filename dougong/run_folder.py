@@ -33,7 +33,7 @@ from dougong.fields import Field
 from dougong.recipe import Recipe
 from dougong.training.loop import Progress
 
-RUNS = Path("runs")
+RUNS = recipes.RUNS
 MODEL, KIND, DATA, CHANGES = "model", "run", "data.json", "changes.jsonl"
 READ_LATER = ("model/model.safetensors", "log.jsonl")  # large: the one is checked when the model is loaded
 CONFIG_VERSION = 1  # of resolved.json and config.json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 
 import dougong
 from dougong import lifecycle
+from dougong import recipe as recipes
 from dougong.core.errors import ArtefactError, FieldError, RecipeError
+from dougong.data.tokenizers import FileTokenizer, InitTokenizer
 from dougong.run import Run
 from tests.small_runs import BYTES, TINY, recipe_of, run
 
@@ -111,9 +114,47 @@ def test_another_tokenizer_is_refused_by_name():
         dougong.train(classifier(parent, inputs={"text": {**BYTES, "column": "review"}}))
     assert str(caught.value) == (
         f"text.tokenizer = 'byte': expected the tokenizer of {parent.folder}, whose embeddings the model begins with "
-        f"(model.init). Fix: write tokenizer: {{kind: file, path: {parent.folder.resolve()}/model/tokenizer.json}}."
+        "(model.init). Fix: write tokenizer: init."
     )
     assert not Path("runs/labels/resolved.json").exists()  # the mended recipe is not a changed one
+
+
+def test_a_text_takes_over_the_tokenizer_of_the_run_and_keeps_it(tmp_path: Path):
+    parent = shutil.copytree(run("masked").folder, tmp_path / "runs" / "masked")
+    text = {**BYTES, "column": "review", "tokenizer": "init"}
+    named = classifier(run("masked"), inputs={"text": text}, model={**TINY, "init": "masked"})
+    trained = dougong.train(named)
+    resolved = trained.recipe.inputs["text"].tokenizer
+    assert (resolved.kind, resolved.path) == ("file", str(parent / "model/tokenizer.json"))
+    assert (trained.folder / "model/tokenizer.json").read_bytes() == (parent / "model/tokenizer.json").read_bytes()
+    assert "in_text.encoder.embedding.weight" in trained.receipt["init"]["taken"]
+    before = trained.predict(["a good thing"])
+    shutil.rmtree(parent)
+    assert dougong.load("labels").predict(["a good thing"]) == before
+    again = recipes.load(named).inputs["text"].tokenizer
+    assert again == resolved  # the recipe has not changed because the parent is gone
+
+
+def test_of_several_tokenizers_that_of_the_same_name_is_taken(tmp_path: Path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("tokenizer-a.json", "tokenizer-b.model"):
+        (folder / name).touch()
+    asked = InitTokenizer(end="</s>")
+    assert asked.found(folder, "a") == FileTokenizer(path=f"{folder}/tokenizer-a.json", end="</s>")
+    assert asked.found(folder, "b").path == f"{folder}/tokenizer-b.model"
+    assert asked.found(folder, "c").path == f"{folder}/tokenizer.json"  # it is missing, and the error says so
+
+
+def test_the_tokenizer_of_no_run_is_refused():
+    text = {**BYTES, "column": "review", "tokenizer": "init"}
+    with pytest.raises(RecipeError) as caught:
+        dougong.check(classifier(run("masked"), inputs={"text": text}, model=TINY))
+    (problem,) = caught.value.problems
+    assert str(problem).endswith(
+        "inputs.text.tokenizer = 'init': expected beside it the run that the model begins with, whose tokenizer it is. "
+        "Fix: write model: {init: runs/NAME}."
+    )
 
 
 def test_a_run_of_which_nothing_fits_is_refused():

@@ -82,8 +82,28 @@ class FileTokenizer:
     end: str | None = None  # its end-of-text token; found by its usual names unless given
 
 
+@config
+class InitTokenizer:
+    """That of the run which the model begins with (`model.init`): a recipe makes a FileTokenizer of it."""
+
+    kind: Literal["init"] = "init"
+    end: str | None = None
+
+    def found(self, folder: Path, name: str) -> FileTokenizer:
+        """The file in a run's model folder: that of the field of this name, or of its only text."""
+        names = [file_name(ending, field) for field in (name, None) for ending in (".json", ".model")]
+        there = [folder / each for each in names if (folder / each).is_file()]
+        return FileTokenizer(path=str(there[0] if there else folder / file_name(".json", None)), end=self.end)
+
+
 TokenizerConfig = Annotated[
-    ByteTokenizer | CharTokenizer | BPETokenizer | UnigramTokenizer | WordPieceTokenizer | FileTokenizer,
+    ByteTokenizer
+    | CharTokenizer
+    | BPETokenizer
+    | UnigramTokenizer
+    | WordPieceTokenizer
+    | FileTokenizer
+    | InitTokenizer,
     Field(discriminator="kind"),
 ]
 AnyTokenizer = Tokenizer | SentencePiece
@@ -289,6 +309,11 @@ def as_file(tokenizer: AnyTokenizer) -> tuple[str, bytes]:
     if isinstance(tokenizer, SentencePiece):
         return ".model", tokenizer.model
     return ".json", tokenizer.to_str().encode()
+
+
+def file_name(ending: str, field: str | None) -> str:
+    """What a run calls the file: `field` is named where it has several texts."""
+    return f"tokenizer{ending}" if field is None else f"tokenizer-{field}{ending}"
 
 
 def _from_text(text: str, source: str) -> Tokenizer:

@@ -26,7 +26,14 @@ from dougong.core.errors import DataError, Problem, bad_field
 from dougong.data import tokenizers
 from dougong.data.columns import Columns, Ragged
 from dougong.data.ordering import uniform
-from dougong.data.tokenizers import AnyTokenizer, BPETokenizer, CharTokenizer, FileTokenizer, TokenizerConfig
+from dougong.data.tokenizers import (
+    AnyTokenizer,
+    BPETokenizer,
+    CharTokenizer,
+    FileTokenizer,
+    InitTokenizer,
+    TokenizerConfig,
+)
 from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
 from dougong.fields import FieldConfig, Whole, masked
 from dougong.layers.features import Features, length_mask
@@ -67,7 +74,7 @@ class Config(FieldConfig):
     length_penalty: float = 1.0  # of beams: above 0 favours longer texts
 
     def __post_init__(self) -> None:
-        if self.lowercase and isinstance(self.tokenizer, FileTokenizer):
+        if self.lowercase and isinstance(self.tokenizer, FileTokenizer | InitTokenizer):
             expected = "false beside a finished tokenizer, which changes the text its own way"
             raise bad_field("text.lowercase", True, expected, "remove it")
         if self.runs > 1 and self.ngrams > 1:

@@ -21,7 +21,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     recipe = recipe_of("reviews") | {
         "name": "labels",
-        "inputs": {"text": {**BYTES, "column": "review"}},
+        "inputs": {"text": {**BYTES, "column": "review", "tokenizer": "init"}},
         "model": {**TINY, "init": str(run("masked").folder)},
         "train": {"steps": 2, "batch_size": 16, "device": "cpu"},
     }
@@ -34,12 +34,14 @@ def test_the_same_recipe_is_trained_without_the_other_run(path: Path):
     trained = dougong.load("runs/labels-from-scratch")
     assert trained.receipt["init"] is None
     assert trained.recipe.model.init is None
+    assert trained.inputs[0].codec.to_json() == run("masked").outputs[0].codec.to_json()
     measured = next(iter(trained.metrics().values()))
     assert value == measured["label.accuracy"]["value"]
 
 
 def test_a_recipe_that_begins_with_no_run_has_no_such_baseline(path: Path):
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if "init:" not in line))
+    kept = (line for line in path.read_text().splitlines(True) if "init:" not in line and "tokenizer:" not in line)
+    path.write_text("".join(kept))
     with pytest.raises(FieldError, match=r"model.init = None: expected a run that the recipe begins with"):
         script.from_scratch(path, "label.accuracy")
 
