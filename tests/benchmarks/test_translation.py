@@ -35,7 +35,7 @@ outputs:
   german:
     {type: text, column: other, tokenizer: {kind: bpe, vocab_size: 290}, max_length: 16, metrics: [bleu, chrf], beams: 2}
 model: {kind: transformer, layout: encoder-decoder, width: 16, layers: 1, heads: 2, dropout: 0.1}
-train: {minutes: 10, batch_tokens: 512, loss: {label_smoothing: 0.1}, device: cpu}
+train: {minutes: 10, batch_tokens: 512, optimizer: {kind: muon, lr: 0.02}, loss: {label_smoothing: 0.1}, device: cpu}
 """
 
 
@@ -75,14 +75,14 @@ def test_both_train_on_the_training_rows_and_are_judged_on_the_test_rows(
     monkeypatch.setattr(contest, "run", here)
     monkeypatch.setattr(translate_dougong.dougong, "train", trained)
 
-    budget = {"minutes": 1.0, "steps": 3, "seed": 0, "lr": 1e-3}
+    budget = {"minutes": 1.0, "steps": 60, "seed": 0, "lr": 3e-3}
     python = Path(sys.executable)
     both = {one["who"]: one for one in translation.results(tiny, {"peer": python, "ours": python}, budget)}
-    assert [both[name]["steps"] for name in ("peer", "ours")] == [3, 3]
+    assert [both[name]["steps"] for name in ("peer", "ours")] == [60, 60]
     assert [both[name]["test_rows"] for name in ("peer", "ours")] == [9, 9]
     assert both["peer"]["chrf_signature"] == both["ours"]["chrf_signature"]
     assert 0 < both["ours"]["chrf"] == pytest.approx(evaluated["german.chrf"]["value"])
-    assert [point[0] for point in both["peer"]["points"]] == [1, 2, 3]
+    assert [point[0] for point in both["peer"]["points"]] == list(range(3, 61, 3))
     assert jobs[0]["shape"] == {
         "layers": 1, "width": 16, "heads": 2, "feedforward": 64, "dropout": 0.1, "vocab_size": 570, "longest": 24,
         "beams": 2, "batch_tokens": 512, "label_smoothing": 0.1,
