@@ -17,7 +17,7 @@ from dougong import backbones, fields
 from dougong.core.config import Marks, adapter, dump, dump_yaml, parse_yaml, read, read_text
 from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, RecipeError, nearest
 from dougong.data import prepare
-from dougong.data.cleaning import TEXTS
+from dougong.data.cleaning import SAID, TEXTS
 from dougong.data.rows import has_column
 from dougong.model import KEEPS_APART, keeps_apart, unfit
 from dougong.training import loop
@@ -446,8 +446,8 @@ class Reader:
             expected = "a field of type number that it could look at"
             self.wrong("data.cleaning.outliers", rules.outliers, expected, "remove it")
         for name in ("min_length", "max_length", "language"):
-            if getattr(rules, name) and types.isdisjoint(TEXTS):
-                expected = "a field of type text that it could look at"
+            if getattr(rules, name) and types.isdisjoint(SAID):
+                expected = f"a field of type {', '.join(SAID[:-1])} or {SAID[-1]} that it could look at"
                 self.wrong(f"data.cleaning.{name}", getattr(rules, name), expected, "remove it")
         if rules.near_duplicates != "off" and types.isdisjoint(TEXTS):
             expected = "off, where no field is of type text"

@@ -795,7 +795,8 @@ def test_tags_that_cannot_be_are_refused(changes: dict[str, Any], parts: tuple[s
 
 @pytest.mark.parametrize(("rule", "value"), [("min_length", 3), ("max_length", 9), ("language", ["en"])])
 def test_a_rule_for_texts_is_refused_where_there_is_none(rule: str, value: Any):
-    plain = {"name": "x", "data": {"train": "a.jsonl", "cleaning": {rule: value}}, "outputs": {"messages": "chat"}}
+    plain = {"name": "x", "data": {"train": "a.jsonl", "cleaning": {rule: value}}, "train": {"steps": 1}}
     with pytest.raises(RecipeError) as caught:
-        recipe.load({**plain, "train": {"steps": 1}})
-    check_clear(str(caught.value), f"data.cleaning.{rule}", "a field of type text")
+        recipe.load({**plain, "inputs": {"size": "number"}, "outputs": {"label": "category"}})
+    check_clear(str(caught.value), f"data.cleaning.{rule}", "a field of type text, words or chat")
+    recipe.load({**plain, "outputs": {"messages": "chat"}})

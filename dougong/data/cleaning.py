@@ -23,10 +23,13 @@ import numpy as np
 from dougong.core.config import Count, Fraction, Positive, config
 from dougong.core.errors import bad_field, missing_extra, shown
 from dougong.data import answers, conversations
+from dougong.data.json_lines import JSON
+from dougong.data.records import Unreadable
 from dougong.data.sampling import Sample
 
 Kinds = dict[str, str]
 TEXTS = ("text", "words")  # the types whose values are running text
+SAID = (*TEXTS, "chat")  # those whose values say something
 """Used column -> the type of its field: text, category, labels, number, image, …"""
 
 
@@ -36,7 +39,7 @@ class Config:
     repair: bool = False  # undo text that was decoded in a wrong encoding (Ã© -> é)
     empty: Literal["drop", "keep"] = "drop"  # rows with a blank text, or without one
     missing: Literal["drop", "keep"] = "keep"  # rows that lack an input; the fields can mark it
-    min_length: Count | None = None  # characters of every text
+    min_length: Count | None = None  # characters of every text; a conversation is one, of all its messages
     max_length: Count | None = None
     language: tuple[str, ...] = ()  # two-letter codes: every text must be in one of these
     outliers: Positive | None = None  # drop rows with a number this many robust z-scores from the median
@@ -108,13 +111,17 @@ def clean_rows(columns: Mapping[str, Sequence[object]], kinds: Kinds, config: Co
 
 def _dropping_rules(values: dict[str, list[object]], kinds: Kinds, config: Config) -> Iterator[tuple[str, list[int]]]:
     """(rule, rows that it drops), in the order in which they are tried."""
-    texts = [[str(text or "") for text in values[column]] for column, kind in kinds.items() if kind in TEXTS]
+    said = [column for column, kind in kinds.items() if kind in SAID]
+    texts = [[_said(value) for value in values[column]] for column in said]
 
     def where(drop: Callable[[str], bool]) -> list[int]:
         return [row for column in texts for row, text in enumerate(column) if drop(text)]
 
     if config.empty == "drop":
-        yield "empty", [row for column in texts for row, text in enumerate(column) if not text or text.isspace()]
+        plain = [
+            column for name, column in zip(said, texts, strict=True) if kinds[name] == "text"
+        ]  # others read no blank one
+        yield "empty", [row for column in plain for row, text in enumerate(column) if not text or text.isspace()]
     if config.missing == "drop":
         yield "missing", [row for column in values.values() for row, value in enumerate(column) if value is None]
     if least := config.min_length:
@@ -123,6 +130,15 @@ def _dropping_rules(values: dict[str, list[object]], kinds: Kinds, config: Confi
         yield "max_length", where(lambda text: len(text) > most)
     if config.language:
         yield "language", where(lambda text: bool(text.strip()) and language_of(text) not in config.language)
+
+
+
+
+def _said(value: object) -> str:
+    """All that a text or a conversation says, "" where it is missing."""
+    if isinstance(value, list):
+        return "\n".join(message["content"] for message in value)
+    return str(value or "")
 
 
 # -------------------------------------------------------------------------------------------------------------- values
@@ -224,13 +240,26 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
         ]
     if kind == "span":
         return answers.read(value, lambda text: _text(text, config, changed))
-    if kind == "labels" and isinstance(value, list | tuple):
+    if kind in NAMES and isinstance(value, str) and value.startswith("["):
+        value = _listed(value)
+    if kind in NAMES and isinstance(value, list | tuple):
         return [_label(item, config, changed) if isinstance(item, str) else item for item in value]
-    if kind == "labels" and isinstance(value, str):  # several in one text: the field reads it
+    if kind in NAMES and isinstance(value, str):  # several in one text: the field reads it
         return _label(value, config, changed)
     if isinstance(value, str):  # a path: on the disk é and e + ´ are two names
         return _label(value, AS_IT_IS, changed) or None
     return value
+
+
+NAMES = ("labels", "tags")  # the types of which a value is several names
+
+
+def _listed(text: str) -> object:
+    """The list that a JSON text holds: an escape can bring in what the encoding kept out. Else the text: the field refuses it."""
+    try:
+        return JSON.decode(text)
+    except (ValueError, RecursionError, Unreadable):
+        return text
 
 
 def _text(text: str, config: Config, changed: dict[str, None]) -> str:

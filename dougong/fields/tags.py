@@ -75,10 +75,12 @@ class Codec(class_names.NamesCodec):
         unseen = int((tags.values == UNSEEN).sum())
         return {"tags": tags}, {"missing": sum(value is None for value in values), "unseen values": unseen}
 
-    def decode(self, columns: Columns) -> list[list[str]]:
+    def decode(self, columns: Columns) -> list[list[str | None]]:
+        """The tags of N rows, None where one is unseen: it would be taken for the last class."""
         tags = columns["tags"]
         assert isinstance(tags, Ragged)
-        return [self.names(tags.row(index)) for index in range(len(tags))]
+        rows = (tags.row(index).tolist() for index in range(len(tags)))
+        return [[None if tag == UNSEEN else self.classes[tag] for tag in row] for row in rows]
 
     def names(self, tags: np.ndarray) -> list[str]:
         return [self.classes[tag] for tag in tags]
