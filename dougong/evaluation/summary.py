@@ -5,28 +5,36 @@ from __future__ import annotations
 import json
 import warnings
 from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from dougong.core.devices import device_name
+from dougong import assembly
+from dougong.core.devices import device_name, place
 from dougong.core.errors import Note
 from dougong.data.cleaning import TEXTS
-from dougong.data.loader import Loader
+from dougong.data.loader import Loader, collate, once
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
 from dougong.evaluation.report import CalibrationCurve, ClassScores, ConfusionMatrix, ReportContent, write_report
+from dougong.fields import Field
+from dougong.inference.neighbours import nearest, ranks
 from dougong.model import Model
 from dougong.recipe import Recipe
-from dougong.run import Run
+from dougong.run import PREDICT_ROWS, Run
 from dougong.training import compilation, routes
 from dougong.training.fit import autocast_dtype
 
 SAMPLES = 8
 PROMPT_CHARACTERS = 12
 SAMPLE_TOKENS = 160
+LOOKED_AMONG = 1000  # held-out rows, for the samples of a pairing
+NEAREST = 3
+HOLE = "▢"
 
 
 def headline(recipe: Recipe, model: Model, prepared: Prepared, loader: Loader) -> str:
@@ -125,8 +133,12 @@ def samples(run: Run) -> list[dict[str, Any]]:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    if run.held_out is None or run.recipe.paired:  # a pair has no target to show beside it
+    if run.held_out is None:
         return []
+    if run.recipe.paired:
+        return _searched(run)
+    if run.model.masked:
+        return _told(run)
     if run.converses:  # what the evaluation has asked already
         measured = read_measured(run.folder / "evaluations" / run.held_out)
         return [_spoken(each) for each in measured.details[str(run.recipe.written)].get("golden", ())]
@@ -137,8 +149,6 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         for field in [*run.inputs, *run.outputs]
         if field.config.type != "image"
     }
-    if run.model.masked:
-        return []
     if run.recipe.written and not run.inputs:
         prompts = [str(text)[:PROMPT_CHARACTERS] for text in decoded[run.recipe.written]]
         texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
@@ -150,6 +160,14 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         for index in range(len(next(iter(decoded.values()))))
     ]
     targets = [{field.name: decoded[field.name][index] for field in run.outputs} for index in range(len(rows))]
+    answers = run.predict(rows)
+    if len(run.outputs) == 1 and (tagged := getattr(run.outputs[0].config, "of", None)):
+        (output,) = (field.name for field in run.outputs)
+        texts = decoded[tagged]
+        return [
+            _tagged(text, answer[output]["value"], target[output])
+            for text, answer, target in zip(texts, answers, targets, strict=True)
+        ]
     return [
         {
             "input": _lines(row),
@@ -159,8 +177,102 @@ def _samples(run: Run) -> list[dict[str, Any]]:
             if any(isinstance(value, float) for value in target.values())  # a number is near, or far, never right
             else all(said["value"] == target[name] for name, said in answer.items()),
         }
-        for row, target, answer in zip(rows, targets, run.predict(rows), strict=True)
+        for row, target, answer in zip(rows, targets, answers, strict=True)
     ]
+
+
+def _tagged(text: str, told: list[str], right: list[str | None]) -> dict[str, Any]:
+    """The words of a text with their tags, those that are wrong marked; a word that was not read has none."""
+    tags = [*told, *[None] * len(right)]
+    words = [
+        {
+            "word": word,
+            "told": tag or "–",
+            "target": wanted or "(not seen in training)",
+            "": "" if tag == wanted else "✗",
+        }
+        for word, tag, wanted in zip(text.split(), tags, right, strict=False)
+    ]
+    return {"words": words, "right": not any(word[""] for word in words)}
+
+
+@torch.inference_mode()
+def _told(run: Run) -> list[dict[str, Any]]:
+    """Beginnings of held-out windows with the hidden tokens that an evaluation hides, and what the model tells of them."""
+    (field,) = run.outputs
+    plan = assembly.plan_of(run.recipe, run.prepared.split(run.held_out or ""), run.inputs, run.outputs)
+    batch = place(next(once(plan)), next(run.model.parameters()).device)
+    batch = run.model.measured({key: value[:SAMPLES] for key, value in batch.items()})
+    with run.autocast():
+        features = run.model(batch)
+        likeliest = run.model.head(field).logits(features.values).argmax(-1)  # (B, T)
+    tokens, hidden = batch[f"{field.name}.tokens"].cpu(), batch[f"{field.name}.hidden"].cpu()
+    lengths = batch[f"{field.name}.tokens.length"].tolist()
+    found = []
+    for row, length in enumerate(lengths):
+        shown = slice(0, min(length, SAMPLE_TOKENS))
+        said, holes = tokens[row, shown].tolist(), hidden[row, shown].tolist()
+        told = likeliest[row, shown].tolist()
+        pieces = [
+            {"told": field.codec.text([guess]), "target": field.codec.text([token]), "": "" if guess == token else "✗"}
+            for token, guess, hole in zip(said, told, holes, strict=True)
+            if hole
+        ]
+        found.append({"hidden": _with_holes(field, said, holes), "tokens": pieces})
+    return found
+
+
+def _with_holes(field: Field, tokens: list[int], holes: list[bool]) -> str:
+    """The text of some tokens, those that are hidden as HOLE."""
+    text = ""
+    for hole, run_of in groupby(zip(tokens, holes, strict=True), key=lambda each: each[1]):
+        told = [token for token, _ in run_of]
+        text += HOLE * len(told) if hole else field.codec.text(told)
+    return text
+
+
+def _searched(run: Run) -> list[dict[str, Any]]:
+    """A few that ask, the place of what is right among the first held-out rows, and the three that are nearest."""
+    if any(field.config.type != "text" for field in run.inputs):
+        return []
+    split, paired = run.prepared.split(run.held_out or ""), run.paired
+    columns = split.take(np.arange(min(LOOKED_AMONG, split.rows)))
+    names = [field.name for field in run.inputs]
+    asks = names.index(paired.config.asks or names[0])
+    hashes = np.asarray(columns[f"{paired.name}.hashes"])[:, [asks, 1 - asks]]  # (N, 2)
+    asking, found = (_vectors(run, run.inputs[side], columns) for side in (asks, 1 - asks))
+    rank = ranks(asking, found, hashes)
+    different = np.unique(hashes[:, 1], return_index=True)[1]  # (P,) a row of each value that can be found
+    some = np.linspace(0, len(hashes) - 1, min(SAMPLES, len(hashes))).astype(np.int64)
+    near, scores = nearest(asking[some], found[different], NEAREST)
+    queries, passages = (run.inputs[side].codec.decode(_of(columns, names[side])) for side in (asks, 1 - asks))
+    return [
+        {
+            names[asks]: queries[row],
+            names[1 - asks]: passages[row],
+            "rank": f"{rank[row]:,} of {len(different):,}",
+            "nearest": [
+                {"score": float(score), names[1 - asks]: passages[different[index]]}
+                for index, score in zip(near_rows, each, strict=True)
+            ],
+            "right": bool(rank[row] == 1),
+        }
+        for row, near_rows, each in zip(some.tolist(), near, scores, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _vectors(run: Run, field: Field, columns: Any) -> np.ndarray:  # (N, E) float32
+    """The embeddings of one input of encoded rows."""
+    device = next(run.model.parameters()).device
+    own = {key: column for key, column in columns.items() if key.startswith(f"{field.name}.")}
+    rows = np.arange(len(columns[f"{field.name}.tokens"]))
+    pieces = []
+    for some in np.split(rows, range(PREDICT_ROWS, len(rows), PREDICT_ROWS)):
+        batch = place(collate(own, some, assembly.limits_of([field])), device)
+        with run.autocast():
+            pieces.append(run.model.embed(field, batch).float().cpu().numpy())
+    return np.concatenate(pieces)
 
 
 def _spoken(golden: dict[str, Any]) -> dict[str, str]:

@@ -108,3 +108,40 @@ def test_every_parameter_is_counted_once():
     trained = run("poems")  # its head shares the matrix of its embedding
     parts = summary.parameters_by_part(trained.model)
     assert sum(parts.values()) == sum(parameter.numel() for parameter in trained.model.parameters())
+
+
+def test_samples_of_a_masked_model_show_what_is_hidden_and_what_it_tells():
+    found = summary.samples(run("masked"))
+    assert 1 <= len(found) <= summary.SAMPLES
+    for sample in found:
+        holes = sample["hidden"].split(summary.HOLE)
+        assert len(holes) == 1 + len(sample["tokens"])
+        assert all(each[""] == ("" if each["told"] == each["target"] else "✗") for each in sample["tokens"])
+    assert any(sample["tokens"] for sample in found)
+    page = (run("masked").folder / "report.html").read_text(encoding="utf-8")
+    assert summary.HOLE in page
+
+
+def test_samples_of_a_pairing_show_the_place_of_what_is_right_and_what_is_nearest():
+    trained = run("pairs")
+    found = summary.samples(trained)
+    assert 1 <= len(found) <= summary.SAMPLES
+    passages = int(found[0]["rank"].split(" of ")[1])
+    for sample in found:
+        rank = int(sample["rank"].split()[0])
+        scores = [each["score"] for each in sample["nearest"]]
+        assert len(scores) == min(summary.NEAREST, passages)
+        assert scores == sorted(scores, reverse=True)
+        assert sample["right"] == (rank == 1)
+        place = [each["reply"] for each in sample["nearest"]].index(sample["reply"]) + 1 if rank <= len(scores) else 0
+        assert place == (rank if rank <= len(scores) else 0)
+
+
+def test_words_are_shown_with_their_tags_and_the_wrong_ones_are_marked():
+    sample = summary._tagged("Ann went to Rome", ["B-per", "O", "O"], ["B-per", None, "O", "B-loc"])
+    assert [each["word"] for each in sample["words"]] == ["Ann", "went", "to", "Rome"]
+    assert [each[""] for each in sample["words"]] == ["", "✗", "", "✗"]
+    assert sample["words"][1]["target"] == "(not seen in training)"
+    assert sample["words"][3]["told"] == "–"
+    assert sample["right"] is False
+    assert summary._tagged("Ann", ["B-per"], ["B-per"])["right"] is True
