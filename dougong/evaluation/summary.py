@@ -214,12 +214,18 @@ def _told(run: Run) -> list[dict[str, Any]]:
         said, holes = tokens[row, shown].tolist(), hidden[row, shown].tolist()
         told = likeliest[row, shown].tolist()
         pieces = [
-            {"told": field.codec.text([guess]), "target": field.codec.text([token]), "": "" if guess == token else "✗"}
+            {"told": _visible(field, guess), "target": _visible(field, token), "": "" if guess == token else "✗"}
             for token, guess, hole in zip(said, told, holes, strict=True)
             if hole
         ]
         found.append({"hidden": _with_holes(field, said, holes), "tokens": pieces})
     return found
+
+
+def _visible(field: Field, token: int) -> str:
+    """A token by itself; one that is but white space, or ends a text, would look like none."""
+    text: str = field.codec.text([token])
+    return text.replace(" ", "␣").replace("\n", "⏎") or "(end)"
 
 
 def _with_holes(field: Field, tokens: list[int], holes: list[bool]) -> str:
@@ -248,11 +254,11 @@ def _searched(run: Run) -> list[dict[str, Any]]:
     queries, passages = (run.inputs[side].codec.decode(_of(columns, names[side])) for side in (asks, 1 - asks))
     return [
         {
-            names[asks]: queries[row],
-            names[1 - asks]: passages[row],
+            "query": queries[row],
+            "passage": passages[row],
             "rank": f"{rank[row]:,} of {len(different):,}",
             "nearest": [
-                {"score": float(score), names[1 - asks]: passages[different[index]]}
+                {"score": float(score), "passage": passages[different[index]]}
                 for index, score in zip(near_rows, each, strict=True)
             ],
             "right": bool(rank[row] == 1),

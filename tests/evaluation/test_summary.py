@@ -118,6 +118,7 @@ def test_samples_of_a_masked_model_show_what_is_hidden_and_what_it_tells():
         assert len(holes) == 1 + len(sample["tokens"])
         assert all(each[""] == ("" if each["told"] == each["target"] else "✗") for each in sample["tokens"])
     assert any(sample["tokens"] for sample in found)
+    assert all(each[key].strip() for sample in found for each in sample["tokens"] for key in ("told", "target"))
     page = (run("masked").folder / "report.html").read_text(encoding="utf-8")
     assert summary.HOLE in page
 
@@ -133,8 +134,12 @@ def test_samples_of_a_pairing_show_the_place_of_what_is_right_and_what_is_neares
         assert len(scores) == min(summary.NEAREST, passages)
         assert scores == sorted(scores, reverse=True)
         assert sample["right"] == (rank == 1)
-        place = [each["reply"] for each in sample["nearest"]].index(sample["reply"]) + 1 if rank <= len(scores) else 0
+        place = (
+            [each["passage"] for each in sample["nearest"]].index(sample["passage"]) + 1 if rank <= len(scores) else 0
+        )
         assert place == (rank if rank <= len(scores) else 0)
+    page = (trained.folder / "report.html").read_text(encoding="utf-8")
+    assert f"<dt>rank</dt><dd>{found[0]['rank']}</dd>" in page  # an input may well be called text, and is no prompt
 
 
 def test_words_are_shown_with_their_tags_and_the_wrong_ones_are_marked():
