@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from dougong.core.config import Count, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data.sentencepiece import SentencePiece
-from dougong.data.words import CUT, WORDS, parts, word_pattern
+from dougong.data.words import CUT, WORDS, cut_by, parts, word_pattern
 
 END = "<|end|>"  # closes every text; what a language model begins from
 UNKNOWN = "<|unknown|>"
@@ -269,6 +269,7 @@ TRAINERS: dict[str, Callable[[Any, Iterable[str], bool], AnyTokenizer]] = {
     "file": _open_file,
 }
 UNTRAINED = ("byte", "file")
+BYTE_LEVEL = ("byte", "bpe", "unigram")  # dougong's own, cut into words first
 
 
 def _byte_level(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
@@ -352,9 +353,12 @@ def mask_token(config: TokenizerConfig, tokenizer: AnyTokenizer) -> str:
 
 def known_pattern(config: TokenizerConfig, tokenizer: AnyTokenizer) -> str | None:
     """The pattern by which a text is cut into words, if nothing is lost there, and no token spans two of them."""
+    if isinstance(tokenizer, SentencePiece):
+        return None
     if config.kind == "file":
-        return word_pattern(tokenizer) if isinstance(tokenizer, Tokenizer) else None
-    return WORDS if config.kind in ("byte", "bpe", "unigram") else None
+        return word_pattern(tokenizer)
+    # A run goes on with the pattern that its tokenizer was trained with: what the tokenizer itself says, not WORDS.
+    return cut_by(json.loads(tokenizer.pre_tokenizer.__getstate__())) if config.kind in BYTE_LEVEL else None
 
 
 def spaces_put(tokenizer: AnyTokenizer, decoded: str) -> int:

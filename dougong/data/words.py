@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,14 +30,22 @@ CUT = "\x00"  # stands between words while they are cut
 # White space that is more than one space, or more than the end of a line: the tokenizer sees the run as a whole.
 OPEN = re.compile(r"[^\S ]| (?!\S)")
 
+# Writing without spaces between words. ー stands in both Kana, and by Unicode in neither.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# A clause of it: letters and the marks behind them, which then share tokens. Other letters end it, or `CPU的` were one word.
+CLAUSES = rf" ?[{UNSPACED}]{{1,64}}[^\s\p{{L}}\p{{M}}\p{{N}}]*"
+# Letters of writing with spaces, and the vowel signs and accents (\p{M}) that belong to them: what is nothing else.
+LETTERS = rf"[^\p{{N}}\p{{P}}\p{{S}}\p{{Z}}\p{{C}}{UNSPACED}]"
 # Words with the space before them, numbers by at most three digits, runs of marks, line breaks apart from other space.
-WORDS = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
+_REST = r"| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
+WORDS = f"{CLAUSES}| ?{LETTERS}+{_REST}"
+LETTER_WORDS = r" ?\p{L}+" + _REST  # ours at first: runs keep the pattern that they were trained with
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _GPT4 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # In all of them a space belongs to what stands behind it, unless that is white space, too: a text can be cut at its spaces.
-WORD_PATTERNS = (WORDS, GPT2_WORDS, _GPT4 % "{1,3}", _GPT4 % "")  # ours, GPT-2's, Llama 3's, Qwen 2's
+WORD_PATTERNS = (WORDS, LETTER_WORDS, GPT2_WORDS, _GPT4 % "{1,3}", _GPT4 % "")  # ours, GPT-2's, Llama 3's, Qwen 2's
 BYTE_CHARACTERS = {byte: chr(256 + place) for place, byte in enumerate([*range(33), 127])}  # GPT-2's, of ASCII
 
 Tokenize = Callable[[list[str]], Ragged]
@@ -201,11 +210,7 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
     model, cutter = described["model"], described["pre_tokenizer"] or {}
     if model["type"] != "BPE":
         return None
-    *first, last = cutter.get("pretokenizers") or [cutter]
-    split = {"type": "Split", "behavior": "Isolated", "invert": False}
-    pattern = GPT2_WORDS if last.get("use_regex") and not first else None
-    if len(first) == 1 and not last.get("use_regex") and split.items() <= first[0].items():
-        pattern = first[0]["pattern"].get("Regex")
+    pattern, last = cut_by(cutter), (cutter.get("pretokenizers") or [cutter])[-1]
     byte_level = (
         last.get("type") == "ByteLevel"
         and not last["add_prefix_space"]
@@ -217,7 +222,17 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
         and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         and all(token["special"] for token in described["added_tokens"])  # others are found in the text of a user
     )
-    return pattern if byte_level and plain and pattern in WORD_PATTERNS else None
+    return pattern if byte_level and plain else None
+
+
+def cut_by(cutter: dict[str, Any]) -> str | None:
+    """By which of WORD_PATTERNS a pre-tokenizer of `tokenizers`, as its file describes it, cuts a text."""
+    *first, last = cutter.get("pretokenizers") or [cutter]
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    pattern = GPT2_WORDS if last.get("use_regex") and not first else None
+    if len(first) == 1 and not last.get("use_regex") and split.items() <= first[0].items():
+        pattern = first[0]["pattern"].get("Regex")
+    return pattern if pattern in WORD_PATTERNS else None
 
 
 def word_places(text: str) -> list[int]:
@@ -236,6 +251,7 @@ def ascii_pattern(pattern: str) -> re.Pattern[str]:
     def plain(part: str, letters: str, digits: str) -> str:
         return part.replace(r"\p{L}", letters).replace(r"\p{N}", digits)
 
-    ended = pattern.replace(r"(?!\S)", r"(?![^\s])")  # not before a word: the same, but CUT counts as the end
+    ascii_only = pattern.replace(f"{CLAUSES}|", "").replace(LETTERS, r"\p{L}")
+    ended = ascii_only.replace(r"(?!\S)", r"(?![^\s])")  # not before a word: the same, but CUT counts as the end
     classes = re.sub(r"\[\^[^]]+", lambda found: plain(found[0], "a-zA-Z", "0-9") + CUT, ended)
     return re.compile(plain(classes, "[a-zA-Z]", "[0-9]") + "|" + CUT, re.ASCII)

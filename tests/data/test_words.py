@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -10,7 +12,17 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from dougong.data import tokenizers, words
 from dougong.data.columns import Ragged
-from dougong.data.words import GPT2_WORDS, WORD_PATTERNS, WORDS, Words, WordTokens, parts, ragged, word_pattern
+from dougong.data.words import (
+    GPT2_WORDS,
+    LETTER_WORDS,
+    WORD_PATTERNS,
+    WORDS,
+    Words,
+    WordTokens,
+    parts,
+    ragged,
+    word_pattern,
+)
 from dougong.fields import text
 
 CODEC = text.Codec.fit(
@@ -18,6 +30,7 @@ CODEC = text.Codec.fit(
     ["to be or not to be", "春眠不覺曉", "12345", "it's a\n\nb"],
 )
 PIECES = ["a", "b", " ", "  ", "\t", "\n", "1", "234", "春", "。", "'s", "\u3000", "İ", "Σ", "\x1c", "\u00a0", "\u0085"]
+PIECES += ["，", "スーパー", "ที่นี่", "हिन्दी", "e\u0301", "〇", "๕", "𠀀", "CPU", ","]
 
 
 def expected(texts: list[str]) -> list[list[int]]:
@@ -123,8 +136,65 @@ def test_memory_is_bounded(most: int, longest: int, monkeypatch: pytest.MonkeyPa
 
 
 @given(texts=TEXTS)
-@example(texts=["a\x00b", "a  b", "春眠 \n不覺曉", "it's 12345"])
+@example(texts=["a\x00b", "a  b", "春眠 \n不覺曉", "it's 12345", "春眠不覺曉，處處聞啼鳥。\n" * 20])
 def test_the_parts_of_texts_are_counted_as_the_tokenizer_would_cut_them(texts: list[str]) -> None:
     split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     wanted = Counter(part for text_ in texts for part, _ in split.pre_tokenize_str(text_))
     assert parts([texts[:3], texts[3:]] if texts else []) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text_", "wanted"),
+    [
+        ("春眠不覺曉，處處聞啼鳥。", ["春眠不覺曉，", "處處聞啼鳥。"]),
+        ("他说：“好！”走了", ["他说：“", "好！”", "走了"]),
+        ("我的CPU的价格,2020年。 真 好", ["我的", "CPU", "的价格,", "202", "0", "年。", " 真", " 好"]),
+        ("スーパーへ行く。\n《红楼梦》", ["スーパーへ行く。", "\n", "《", "红楼梦》"]),
+        ("ที่นี่ ดีมาก", ["ที่นี่", " ดีมาก"]),
+        ("हिन्दी भाषा, cafe\u0301", ["हिन्दी", " भाषा", ",", " cafe\u0301"]),
+        ("春" * 100 + "。", ["春" * 64, "春" * 36 + "。"]),
+    ],
+)
+def test_writing_without_spaces_is_cut_behind_its_marks(text_: str, wanted: list[str]) -> None:
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    assert [part for part, _ in split.pre_tokenize_str(text_)] == wanted
+
+
+@given(st.text())
+def test_words_of_writing_with_spaces_are_cut_as_before(text_: str) -> None:
+    """Whatever holds no clause and no vowel sign or accent: English above all."""
+    plain = "".join(one for one in text_ if one.isascii() or unicodedata.category(one) in ("Ll", "Po", "Sc", "Zs"))
+    before, now = (pre_tokenizers.Split(Regex(one), behavior="isolated") for one in (LETTER_WORDS, WORDS))
+    assert now.pre_tokenize_str(plain) == before.pre_tokenize_str(plain)
+
+
+def test_english_is_cut_by_the_same_expression_as_before() -> None:
+    assert words.ascii_pattern(WORDS).pattern == words.ascii_pattern(LETTER_WORDS).pattern
+
+
+@pytest.mark.parametrize("kind", [tokenizers.BPETokenizer, tokenizers.UnigramTokenizer])
+def test_a_run_encodes_with_the_pattern_that_its_tokenizer_was_trained_with(kind: type) -> None:
+    """Runs from before clauses were words: text written then is cut then's way, also where words are remembered."""
+    config = text.Config(tokenizer=kind(vocab_size=300))
+    saved = text.Codec.fit(config, ["春眠，不覺曉。"] * 9 + ["處處，聞啼鳥。"] * 9).to_json()
+    saved["tokenizer"]["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = (
+        r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
+    )
+    old = text.Codec.from_json(config, saved)
+    assert (old.pattern, old.lossy) == (LETTER_WORDS, False)
+    texts = ["春眠，不覺曉。", "a bb  c\n12345", "我的CPU的，हिन्दी"]
+    alone = Tokenizer.from_str(json.dumps(saved["tokenizer"]))
+    alone.encode_special_tokens = True
+    assert [old.tokenize(texts).row(index).tolist() for index in range(3)] == [
+        [*alone.encode(one, add_special_tokens=False).ids, old.end] for one in texts
+    ]
+    assert old.to_json() == saved
+
+
+def test_a_tokenizer_of_ours_with_a_pattern_that_is_not_known_is_left_to_itself() -> None:
+    saved = CODEC.to_json()
+    saved["tokenizer"]["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|\P{L}"
+    codec = text.Codec.from_json(CODEC.config, saved)
+    assert codec.pattern is None
+    assert codec.words is None
+    assert codec.text(codec.ids(["to be, 春眠"])[0]) == "to be, 春眠"
