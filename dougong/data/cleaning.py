@@ -132,8 +132,6 @@ def _dropping_rules(values: dict[str, list[object]], kinds: Kinds, config: Confi
         yield "language", where(lambda text: bool(text.strip()) and language_of(text) not in config.language)
 
 
-
-
 def _said(value: object) -> str:
     """All that a text or a conversation says, "" where it is missing."""
     if isinstance(value, list):

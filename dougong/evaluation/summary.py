@@ -137,6 +137,8 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         return []
     if run.recipe.paired:
         return _searched(run)
+    if run.words:
+        return _neighbours(run.words, run.model.arrival(run.words).encoder.table().detach().cpu().numpy())
     if run.model.masked:
         return _told(run)
     if run.converses:  # what the evaluation has asked already
@@ -197,6 +199,24 @@ def _tagged(text: str, told: list[str], right: list[str | None]) -> dict[str, An
 
 
 @torch.inference_mode()
+def _neighbours(field: Field, vectors: np.ndarray) -> list[dict[str, Any]]:
+    """A few words, frequent ones and rarer ones, and the three that are nearest; `vectors` (V, E) of length 1."""
+    words = field.codec.words  # the most frequent first
+    some = np.unique(np.geomspace(1, len(words), min(SAMPLES, len(words))).astype(np.int64) - 1)
+    found, scores = nearest(vectors[some], vectors, NEAREST + 1)  # and the word itself
+    return [
+        {
+            "word": words[row],
+            "nearest": [
+                {"score": float(score), "word": words[index]}
+                for index, score in zip(near, each, strict=True)
+                if index != row
+            ][:NEAREST],
+        }
+        for row, near, each in zip(some.tolist(), found, scores, strict=True)
+    ]
+
+
 def _told(run: Run) -> list[dict[str, Any]]:
     """Beginnings of held-out windows with the hidden tokens that an evaluation hides, and what the model tells of them."""
     (field,) = run.outputs
@@ -241,7 +261,7 @@ def _searched(run: Run) -> list[dict[str, Any]]:
     """A few that ask, the place of what is right among the first held-out rows, and the three that are nearest."""
     if any(field.config.type != "text" for field in run.inputs):
         return []
-    split, paired = run.prepared.split(run.held_out or ""), run.paired
+    split, paired = run.prepared.split(run.held_out or ""), run.space
     columns = split.take(np.arange(min(LOOKED_AMONG, split.rows)))
     names = [field.name for field in run.inputs]
     asks = names.index(paired.config.asks or names[0])

@@ -147,6 +147,7 @@ USED_ELSEWHERE = {
     "loss",
     "augment",
     "shared",
+    "shares",  # the model ties what is shared
     "asks",
     "stride",  # windows are cut by it
 }  # by the recipe, training, the model's loss, `augment`, `shares`, and who searches
