@@ -163,9 +163,8 @@ def _samples(run: Run) -> list[dict[str, Any]]:
     ]
     targets = [{field.name: decoded[field.name][index] for field in run.outputs} for index in range(len(rows))]
     answers = run.predict(rows)
-    if len(run.outputs) == 1 and (tagged := getattr(run.outputs[0].config, "of", None)):
-        (output,) = (field.name for field in run.outputs)
-        texts = decoded[tagged]
+    if len(run.outputs) == 1 and getattr(run.outputs[0].type, "NAMES", None) == "words":
+        output, texts = run.outputs[0].name, decoded[run.outputs[0].config.of]
         return [
             _tagged(text, answer[output]["value"], target[output])
             for text, answer, target in zip(texts, answers, targets, strict=True)
