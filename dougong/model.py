@@ -51,7 +51,8 @@ class Model(nn.Module):
         if self.written is not None and fields.bounded(self.written.config) and not keeps_apart(config):
             raise bad_field("model.kind", config.kind, KEEPS_APART, "use kind: transformer")
         arriving = self.inputs + ([self.written] if self.written else [])
-        self.one_encoder = self.paired is not None and shares_encoder(self.paired, self.inputs, encoders)
+        read, told = ({field.name: field.config for field in side} for side in (inputs, outputs))
+        self.one_encoder = fields.share_encoder(read, told, encoders)
         for field in arriving[:1] if self.one_encoder else arriving:
             own = encoders.get(field.name)
             reader = field.type.Head.READER if field is self.written else field.type.Encoder
@@ -294,10 +295,6 @@ KEEPS_APART = "a backbone that keeps documents apart within a window (boundaries
 def keeps_apart(config: Any) -> bool:
     """Whether the backbone of this config looks at the segments of what it is given."""
     return getattr(backbones.load(config.kind).Backbone, "SEGMENTS", False)
-
-
-def shares_encoder(paired: Field, inputs: Sequence[Field], encoders: dict[str, Any]) -> bool:
-    return bool(paired.type.shares(paired.config, {field.name: field.config for field in inputs}, encoders))
 
 
 def layout_of(config: Any) -> str:

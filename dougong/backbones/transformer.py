@@ -312,6 +312,20 @@ def _attention(c: Config, gain: float) -> Attention:
 
 _CLASSIC = Config(norm="layer", qk_norm=False, bias=True, dropout=0.1)  # what the models of 2017 to 2019 have in common
 
+_BERT = replace(  # Devlin et al. 2019 (arXiv:1810.04805), base
+    _CLASSIC,
+    width=768,
+    layers=12,
+    heads=12,
+    activation="gelu",
+    norm_first=False,
+    input_norm=True,
+    final_norm=False,
+    positions="learned",
+    max_length=512,
+    norm_eps=1e-12,
+)
+
 PRESETS = {
     "tiny": Config(width=32, layers=2, heads=2),
     "small": Config(width=384, layers=6, heads=6),
@@ -339,34 +353,9 @@ PRESETS = {
         max_length=1024,
         norm_eps=1e-5,
     ),
-    # Devlin et al. 2019 (arXiv:1810.04805), base.
-    "bert": replace(
-        _CLASSIC,
-        width=768,
-        layers=12,
-        heads=12,
-        activation="gelu",
-        norm_first=False,
-        input_norm=True,
-        final_norm=False,
-        positions="learned",
-        max_length=512,
-        norm_eps=1e-12,
-    ),
+    "bert": _BERT,
     # Lewis et al. 2020 (arXiv:1910.13461), base.
-    "bart": replace(
-        _CLASSIC,
-        width=768,
-        layers=6,
-        heads=12,
-        activation="gelu",
-        norm_first=False,
-        input_norm=True,
-        final_norm=False,
-        positions="learned",
-        max_length=1024,
-        norm_eps=1e-5,
-    ),
+    "bart": replace(_BERT, layers=6, max_length=1024, norm_eps=1e-5),
     # Raffel et al. 2020 (arXiv:1910.10683), small.
     "t5": Config(
         width=512, layers=6, heads=8, activation="relu", qk_norm=False, positions="relative_buckets", dropout=0.1

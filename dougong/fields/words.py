@@ -26,7 +26,7 @@ from dougong.core.errors import DataError, bad_field, nearest
 from dougong.data import vocabulary
 from dougong.data.columns import Columns, Ragged
 from dougong.data.ordering import uniform
-from dougong.fields import FieldConfig
+from dougong.fields import FieldConfig, text
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.metrics.language import NoiseAUC, TokenLoss
@@ -64,13 +64,7 @@ class Codec:
         self.number = {word: index for index, word in enumerate(self.words, END + 1)}
         self.vocab_size, self.end = len(self.words) + 1, END
 
-    @staticmethod
-    def parse(value: object, config: Config | None = None) -> str | None:
-        if value is None or isinstance(value, str):
-            return value
-        if isinstance(value, bool | int | float):
-            return str(value)
-        raise ValueError(f"expected text, found {type(value).__name__}")
+    parse = staticmethod(text.Codec.parse)
 
     @classmethod
     def fit(cls, config: Config, values: Iterable[str | None]) -> Codec:
