@@ -36,7 +36,6 @@ Figures = dict[str, Any]
 
 def main(names: list[str]) -> None:
     """Train the named recipes (all unless named) and write the table anew."""
-    results = read_json(KEPT) if KEPT.exists() else {}
     for path in in_order(FOLDER.glob("*.yaml")):
         header = path.read_text(encoding="utf-8")
         if (names and path.stem not in names) or not re.search("^# (asks|shows):", header, re.M):
@@ -44,10 +43,11 @@ def main(names: list[str]) -> None:
         said(header, "data")
         if parent := comes_after(header):
             dougong.train(ROOT / parent)  # at once where its run is finished
-        results[path.stem] = reached(path, header)
-        print(json.dumps({path.stem: results[path.stem]}), flush=True)
+        figure = {path.stem: reached(path, header)}
+        print(json.dumps(figure), flush=True)
+        results = (read_json(KEPT) if KEPT.exists() else {}) | figure  # read now: others may have been written meanwhile
         write_json(KEPT, results)
-        write_file(path, with_figure(header, results[path.stem]).encode())
+        write_file(path, with_figure(header, figure[path.stem]).encode())
         for page in PAGES:
             write_table(page, results)
 

@@ -39,6 +39,7 @@ from dougong.fields import FieldConfig, Whole, masked
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.layers.masking import hide
+from dougong.layers.norms import LayerNorm
 from dougong.metrics.language import BitsPerByte, MaskedAccuracy, MaskedPerplexity, Perplexity, TokenLoss
 from dougong.metrics.metric import Metric
 from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1, text_column
@@ -60,6 +61,7 @@ class Config(FieldConfig):
     places: bool = False  # tell where each token ends, and keep the text: what an output that quotes this input sets
     objective: Literal["causal", "masked"] = "causal"  # tell the next token, or those that were hidden
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
+    transform: bool = False  # masked: a layer of the head's own, and a bias for each token, stand before the scores, as in BERT
     boundaries: bool = False  # without inputs: the documents in a window do not see one another
     tied: bool = True  # the head shares its matrix with the embedding
     shares: str | None = None  # an answer: the input with which it has one vocabulary, and one embedding
@@ -87,12 +89,16 @@ class Config(FieldConfig):
         if self.mask_share != 0.15 and self.objective != "masked":
             expected = "0.15 beside objective: causal, which hides nothing"
             raise bad_field("text.mask_share", self.mask_share, expected, "write objective: masked, or remove it")
+        if self.transform and self.objective != "masked":
+            expected = "false beside objective: causal"
+            raise bad_field("text.transform", True, expected, "write objective: masked, or remove it")
 
 
 ONLY_IN = ("ngrams", "token_dropout")
 ONLY_OUT = (
     "objective",
     "mask_share",
+    "transform",
     "boundaries",
     "tied",
     "shares",
@@ -486,7 +492,8 @@ class Head(nn.Module):
         self.config, self.smoothing, self.masked = config, loss.label_smoothing, config.objective == "masked"
         self.beams, self.length_penalty = config.beams, config.length_penalty
         self.looks_back = config.runs  # tokens that it takes to embed the last that was written
-        self.projection = Projection(width, codec.vocab_size, bias=False)
+        self.transform = Transform(width) if config.transform else nn.Identity()
+        self.projection = Projection(width, codec.vocab_size, bias=config.transform)
 
     def tie(self, encoder: Encoder) -> None:
         """Share the embedding's matrix, where the widths agree and the recipe says so."""
@@ -501,9 +508,9 @@ class Head(nn.Module):
         """The sum of nats over the tokens that are to be told."""
         told = self.told(features, batch, name)
         return linear_cross_entropy_sum(
-            features.values[told],
+            self.transform(features.values[told]),
             self.projection.weight,
-            None,
+            self.projection.bias,
             batch[f"{name}.tokens"][told],
             label_smoothing=self.smoothing,
         )
@@ -512,7 +519,7 @@ class Head(nn.Module):
         return batch[f"{name}.hidden"] if self.masked else features.mask
 
     def logits(self, values: Tensor) -> Tensor:  # (..., D) -> (..., V), for generation
-        return self.projection(values).float()
+        return self.projection(self.transform(values)).float()
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """{"nats", "told"}, (B, T) each: what each token cost, 0 where it was not to be told; and which were.
@@ -533,12 +540,21 @@ class Head(nn.Module):
         return {"nats": nats, "told": told, "right": torch.zeros_like(told).masked_scatter(told, torch.cat(hits))}
 
 
+class Transform(nn.Sequential):
+    """What stands between features and scores where BERT tells hidden words (Devlin et al. 2019): (N, D) -> (N, D)."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Linear(width, width), nn.GELU(), LayerNorm(width))
+
+
 class Projection(nn.Linear):
     """Features -> a score for each token. Whose matrix it shares has filled it already."""
 
     shared = False
 
     def reset_parameters(self) -> None:
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         if not self.shared:
             nn.init.zeros_(self.weight)  # the first prediction is uniform: loss starts at log V
 

@@ -23,6 +23,7 @@ from transformers import (
 from dougong.backbones import transformer
 from dougong.layers.features import Features, length_mask
 from dougong.layers.positions import RotaryScaling
+from tests import transformers_weights
 
 Build = Callable[..., Any]  # see conftest.py
 
@@ -54,21 +55,7 @@ def test_gpt2_is_a_configuration(build: Build) -> None:
     theirs = noisy(GPT2Model(GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=4, n_inner=40)))
     ours = build(replace(transformer.PRESETS["gpt2"], **BLOCKS, max_length=16))
     state = theirs.state_dict()
-    weights = {"table.weight": state["wpe.weight"]}
-    weights |= {f"final_norm.{part}": state[f"ln_f.{part}"] for part in ("weight", "bias")}
-    for index in range(2):
-        a, b = f"blocks.{index}", f"h.{index}"
-        for part, turn in (("weight", Tensor.t), ("bias", Tensor.clone)):  # its weights are stored as inputs × outputs
-            weights |= {f"{a}.attention_norm.{part}": state[f"{b}.ln_1.{part}"]}
-            weights |= {f"{a}.feedforward_norm.{part}": state[f"{b}.ln_2.{part}"]}
-            joint = state[f"{b}.attn.c_attn.{part}"].chunk(3, dim=-1)
-            mapped = dict(zip(("query", "key", "value"), joint, strict=True)) | {
-                "out": state[f"{b}.attn.c_proj.{part}"]
-            }
-            weights |= {f"{a}.attention.{key}.{part}": turn(value) for key, value in mapped.items()}
-            weights |= {f"{a}.feedforward.up.{part}": turn(state[f"{b}.mlp.c_fc.{part}"])}
-            weights |= {f"{a}.feedforward.down.{part}": turn(state[f"{b}.mlp.c_proj.{part}"])}
-    copy(ours, weights)
+    copy(ours, transformers_weights.gpt2(state, 2))
     ids, mask = tokens()
     with torch.no_grad():
         expected = theirs(ids, attention_mask=mask.long()).last_hidden_state
@@ -92,23 +79,7 @@ def test_bert_is_a_configuration(build: Build) -> None:
     )
     ours = build(replace(transformer.PRESETS["bert"], **BLOCKS, max_length=16))
     state = theirs.state_dict()
-    names = {
-        "attention.query": "attention.self.query",
-        "attention.key": "attention.self.key",
-        "attention.value": "attention.self.value",
-        "attention.out": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm",
-        "feedforward.up": "intermediate.dense",
-        "feedforward.down": "output.dense",
-        "feedforward_norm": "output.LayerNorm",
-    }
-    weights = {"table.weight": state["embeddings.position_embeddings.weight"]}
-    for part in ("weight", "bias"):
-        weights |= {f"input_norm.{part}": state[f"embeddings.LayerNorm.{part}"]}
-        for index in range(2):
-            for a, b in names.items():
-                weights |= {f"blocks.{index}.{a}.{part}": state[f"encoder.layer.{index}.{b}.{part}"]}
-    copy(ours, weights)
+    copy(ours, transformers_weights.bert(state, 2))
     ids, mask = tokens()
     embedded = state["embeddings.word_embeddings.weight"][ids] + state["embeddings.token_type_embeddings.weight"][0]
     with torch.no_grad():
@@ -129,25 +100,6 @@ LLAMA = {
 }
 
 
-def llama_names(state: dict[str, Tensor], feedforward: bool) -> dict[str, Tensor]:
-    names = {
-        "attention_norm": "input_layernorm",
-        "feedforward_norm": "post_attention_layernorm",
-        "attention.query": "self_attn.q_proj",
-        "attention.key": "self_attn.k_proj",
-        "attention.value": "self_attn.v_proj",
-        "attention.out": "self_attn.o_proj",
-    }
-    if feedforward:
-        names |= {
-            "feedforward.gate": "mlp.gate_proj",
-            "feedforward.up": "mlp.up_proj",
-            "feedforward.down": "mlp.down_proj",
-        }
-    pairs = [(f"blocks.{index}.{a}", f"layers.{index}.{b}") for index in range(2) for a, b in names.items()]
-    return {f"{a}.weight": state[f"{b}.weight"] for a, b in [*pairs, ("final_norm", "norm")]}
-
-
 STRETCHED = RotaryScaling(kind="yarn", factor=3.0, original=8)
 THEIRS = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 8, "rope_theta": 10_000.0}
 
@@ -160,7 +112,7 @@ def test_llama_is_a_configuration_and_so_is_its_cache(
     shape = {"kv_heads": 2, "activation": "swiglu", "qk_norm": False}
     ours = build(transformer.Config(**BLOCKS, **shape, rotary_scaling=scaling))
     state = theirs.state_dict()
-    copy(ours, llama_names(state, feedforward=True))
+    copy(ours, transformers_weights.llama(state, 2))
     ids, mask = tokens()
     embedded = state["embed_tokens.weight"][ids]
     with torch.no_grad():
@@ -178,7 +130,7 @@ def test_mixtral_is_a_configuration(build: Build) -> None:
     shape = {"kv_heads": 2, "activation": "swiglu", "qk_norm": False, "experts": 4, "window": 3}
     ours = build(transformer.Config(**BLOCKS, **shape, rotary_base=theirs.config.rope_parameters["rope_theta"]))
     state = theirs.state_dict()
-    weights = llama_names(state, feedforward=False)
+    weights = transformers_weights.llama(state, 2, feedforward=False)
     for index in range(2):
         a, b = f"blocks.{index}.feedforward", f"layers.{index}.mlp"
         weights[f"{a}.router.weight"] = state[f"{b}.gate.weight"]

@@ -275,6 +275,11 @@ def test_it_neither_writes_nor_answers():
             "Fix: write objective: masked, or remove it.",
         ),
         (
+            {"outputs": {"text": {"type": "text", "transform": True}}},
+            "outputs.text.transform = true: expected false beside objective: causal. "
+            "Fix: write objective: masked, or remove it.",
+        ),
+        (
             {"outputs": {"text": {"type": "text", "objective": "masked", "mask_share": 0.0}}},
             "outputs.text.mask_share = 0.0: expected a number above 0 and below 1. Fix: write mask_share: 0.15, or leave it out.",
         ),
