@@ -45,7 +45,9 @@ def main(names: list[str]) -> None:
             dougong.train(ROOT / parent)  # at once where its run is finished
         figure = {path.stem: reached(path, header)}
         print(json.dumps(figure), flush=True)
-        results = (read_json(KEPT) if KEPT.exists() else {}) | figure  # read now: others may have been written meanwhile
+        results = (
+            read_json(KEPT) if KEPT.exists() else {}
+        ) | figure  # read now: others may have been written meanwhile
         write_json(KEPT, results)
         write_file(path, with_figure(header, figure[path.stem]).encode())
         for page in PAGES:

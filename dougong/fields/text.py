@@ -61,7 +61,9 @@ class Config(FieldConfig):
     places: bool = False  # tell where each token ends, and keep the text: what an output that quotes this input sets
     objective: Literal["causal", "masked"] = "causal"  # tell the next token, or those that were hidden
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
-    transform: bool = False  # masked: a layer of the head's own, and a bias for each token, stand before the scores, as in BERT
+    transform: bool = (
+        False  # masked: a layer of the head's own, and a bias for each token, stand before the scores, as in BERT
+    )
     boundaries: bool = False  # without inputs: the documents in a window do not see one another
     tied: bool = True  # the head shares its matrix with the embedding
     shares: str | None = None  # an answer: the input with which it has one vocabulary, and one embedding
