@@ -266,11 +266,12 @@ def next_steps(run: Any) -> str:
 @verb
 @run_argument
 @split_option
-def evaluate(run: str, split: str | None) -> tuple[Any, str]:
+@click.option("--data", metavar="DATA", help="Rows of another file, folder or pattern instead.")
+def evaluate(run: str, split: str | None, data: str | None) -> tuple[Any, str]:
     """Measure a run on held-out rows, with 95 % intervals."""
     import dougong
 
-    measured = dougong.evaluate(run, split=split)
+    measured = dougong.evaluate(run, split=split, data=data)
     return measured, measured.text()
 
 

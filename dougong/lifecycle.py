@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,7 +109,7 @@ def train(
         if run.held_out is None:
             say(f"{folder}: no row was held out, so nothing is measured. data.test or data.split would hold some out.")
         elif run.held_out not in run.evaluated_splits():  # also where an earlier process ended before it came to this
-            _evaluate(run, run.held_out)
+            _evaluate(run, run.held_out, run.prepared, run.held_out)
         if not (folder / "report.html").is_file():
             report(run)
     return run
@@ -159,12 +160,41 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     return runs.finish(folder, recipe, model, receipt)
 
 
-def evaluate(run: Run | str | Path, *, split: str | None = None) -> Measured:
-    """Every metric of the run on a split (test where there is one, else validation), with 95 % intervals; kept."""
+def evaluate(run: Run | str | Path, *, split: str | None = None, data: str | Path | None = None) -> Measured:
+    """Every metric of the run on a split (test where there is one, else validation), with 95 % intervals; kept.
+
+    Or on the rows of other files (`data`: a file, a folder or a pattern), under the name of the file.
+    """
     run = runs.open_run(run)
-    measured = _evaluate(run, _split(run, split))
+    if data is not None:
+        if split is not None:
+            raise bad_field("split", split, "none beside data, whose rows are of no split", "leave one of the two out")
+        return _evaluate_apart(run, str(data))
+    split = _split(run, split)
+    measured = _evaluate(run, split, run.prepared, split)
     note_on_data(run)
     return measured
+
+
+def _evaluate_apart(run: Run, paths: str) -> Measured:
+    fields = [*run.inputs, *run.outputs]
+    codecs = {field.name: field.codec.to_json() for field in fields}
+    prepared = preparation.prepare_apart(run.recipe.data, assembly.used_fields(run.recipe), paths, codecs)
+    if not sum(prepared.rows["test"].values()):
+        raise bad_field("data", paths, "rows that can be measured, and every one was left out", NONE_LEFT)
+    return _evaluate(run, "test", prepared, name_of(paths))
+
+
+NONE_LEFT = "give rows that have the inputs and the outputs of the run"
+
+
+def name_of(paths: str) -> str:
+    """What an evaluation on some files is called: as the file, with its folder where that is the name of a split."""
+    path = Path(paths)
+    name = path.name.partition(".")[0] or path.name
+    if name in SPLITS:
+        name = f"{path.resolve().parent.name}-{name}"
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "data"
 
 
 def _split(run: Run, split: str | None) -> str:
@@ -192,13 +222,12 @@ def note_on_data(run: Run) -> None:
         warnings.warn(f"{run.folder}: {told} since it was trained; {copy}", Note, stacklevel=3)
 
 
-def _evaluate(run: Run, split: str) -> Measured:
-    rows = run.prepared.split(split)
-    plan = assembly.plan_of(run.recipe, rows, run.inputs, run.outputs)
-    folder = run.folder / "evaluations" / split
-    return measure.write_measured(
-        folder, run.model, plan, split, run.autocast, data_key=run.prepared.key, weights=run.weights
-    )
+def _evaluate(run: Run, split: str, prepared: preparation.Prepared, name: str) -> Measured:
+    """Measure a split of prepared data, and keep that under a name."""
+    plan = assembly.plan_of(run.recipe, prepared.split(split), run.inputs, run.outputs)
+    folder = run.folder / "evaluations" / name
+    made_of = {"data": prepared.key, "sources": prepared.sources, "weights": run.weights}
+    return measure.write_measured(folder, run.model, plan, name, run.autocast, made_of=made_of)
 
 
 def compare(
@@ -206,9 +235,13 @@ def compare(
 ) -> list[Comparison]:
     """Runs side by side on the same rows, each metric of the first (or `metric`) with a paired test and a verdict."""
     opened = [runs.open_run(run) for run in (first, *others)]
-    split = _split(opened[0], split)
+    apart = split not in SPLITS and split in opened[0].evaluated_splits()  # of other files, under their name
+    split = split if split is not None and apart else _split(opened[0], split)
     for run in opened:
-        if not (run.folder / "evaluations" / split).is_dir():
+        if split not in run.evaluated_splits():
+            if apart:
+                fix = f"measure it on the same rows: dougong evaluate {run.folder} --data FILE"
+                raise bad_field("split", split, f"an evaluation of that name in {run.folder} as well", fix)
             evaluate(run, split=split)
     return comparison.compare_runs(opened, split, metric)
 

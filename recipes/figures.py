@@ -6,7 +6,7 @@
 A recipe's header says what it asks (`# asks: label.accuracy >= 0.96`, or `>= baseline`, or `>= baseline + 0.05`), what
 computes the baseline (`# against: python …`, which prints {name: figure} last), what its data needs (`# data: python …`),
 and whose run it begins with (`# after: dougong train …`). A recipe that only stands beside another one says
-`# shows: label.accuracy`.
+`# shows: label.accuracy`. Rows that are measured apart are named by `# apart: data/prepared/….jsonl`.
 """
 
 from __future__ import annotations
@@ -87,8 +87,10 @@ def reached(path: Path, header: str) -> Figures:
     if asked == "baseline":
         asked = floor(baselines, sign, *beyond)
     run = dougong.train(path, fresh=True)
-    split, metrics = next(iter(run.metrics().items()))
-    found = metrics[metric]
+    assert run.held_out is not None
+    found = run.metrics()[run.held_out][metric]
+    others = re.findall(r"^# apart: +(\S+)", header, re.M)
+    apart = {Path(other).stem: dougong.evaluate(run, data=FOLDER / other).metrics[metric].to_json() for other in others}
     return {
         "metric": metric,
         "asked": f"{sign} {asked}" if sign else "",
@@ -97,7 +99,8 @@ def reached(path: Path, header: str) -> Figures:
         "low": found["low"],
         "high": found["high"],
         "rows": found["rows"],
-        "split": split,
+        "split": run.held_out,
+        "apart": apart,
         "met": bool(COMPARE[sign](found["value"], float(asked))) if sign else None,
         "minutes": round(run.receipt["training"]["seconds"] / 60, 1),
         "machine": f"{cpu_name()}, {run.receipt['machine']['device'].rsplit(', ', 1)[-1]}",
@@ -116,22 +119,27 @@ def with_figure(header: str, found: Figures) -> str:
     mark = ", not met" if found["met"] is False else ""
     value = f"{found['metric']} {found['value']:.4f} (95 % {found['low']:.4f} to {found['high']:.4f}){mark}"
     line = f"# reached: {value}, in {found['minutes']} minutes of training"
+    for other, each in found.get("apart", {}).items():
+        line += f"\n# reached: {found['metric']} {each['value']:.4f} (95 % {each['low']:.4f} to {each['high']:.4f}) on {other}"
     without = re.sub(r"^# reached:.*\n", "", header, flags=re.M)
     return re.sub(r"^(# run: .*\n)", lambda run: f"{run[1]}{line}\n", without, count=1, flags=re.M)
+
+
+def told(found: Figures) -> str:
+    return f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
 
 
 def write_table(page: Path, results: dict[str, Figures]) -> None:
     """Put the table between the marks `<!-- figures -->` and `<!-- /figures -->`."""
     lines = ["| recipe | asks | reached (95 % interval) | rows | training |", "|---|---|---|---|---|"]
     for name, found in sorted(results.items()):
-        value = f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
-        mark = " — not met" if found["met"] is False else ""
         asks = f"`{found['metric']}` {found['asked']}".strip()
-        lines.append(
-            f"| [{name}]({'../' if page.parent.name == 'docs' else ''}recipes/{name}.yaml) "
-            f"| {asks} | {value}{mark} | {found['rows']:,} {found['split']} "
-            f"| {found['minutes']} min |"
-        )
+        link = f"[{name}]({'../' if page.parent.name == 'docs' else ''}recipes/{name}.yaml)"
+        mark = " — not met" if found["met"] is False else ""
+        minutes = f"{found['minutes']} min"
+        lines.append(f"| {link} | {asks} | {told(found)}{mark} | {found['rows']:,} {found['split']} | {minutes} |")
+        for other, each in found.get("apart", {}).items():
+            lines.append(f"| {link} | `{found['metric']}` | {told(each)} | {each['rows']:,} {other} | |")
     table = "\n".join(lines)
     text = page.read_text(encoding="utf-8") if page.exists() else "# Figures\n\n<!-- figures -->\n<!-- /figures -->\n"
     whole = f"<!-- figures -->\n{table}\n<!-- /figures -->"

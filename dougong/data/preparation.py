@@ -56,14 +56,16 @@ class Preparation:
         folder: Path,
         workers: int | None,
         say: Callable[[str], None],
+        codecs: dict[str, Any] | None = None,  # what those of all fields said of themselves, fitted before
     ):
         self.config, self.files, self.used, self.folder, self.say = config, files, used, folder, say
+        self.codecs = codecs or {}
         size = sum(_size(file, used, config.text_rows) for group in files.values() for file in group)
         self.workers = workers if workers is not None else _cores() if size > PARALLEL_BYTES else 0
         self.report = DataReport()
         self.listing = folder / "quarantine.jsonl"
 
-    def run(self, final: Path, key: str, contents: str, unchanged: Callable[[], None]) -> None:
+    def run(self, final: Path, made_of: dict[str, str], unchanged: Callable[[], None]) -> None:
         for name in ("rows", "fields", *SPLITS):
             make_folder(self.folder / name)
         with processes(self.workers) as spread:
@@ -76,7 +78,7 @@ class Preparation:
             part.unlink()
             part.with_suffix(".json").unlink()
         unchanged()  # what was read is what was hashed
-        commit_folder(self.folder, final, KIND, {"key": key, "contents": contents, "rows": rows})
+        commit_folder(self.folder, final, KIND, made_of | {"rows": rows})
         self.say(self.report.text())
 
     def look(self) -> DataReport:
@@ -220,6 +222,8 @@ class Preparation:
         codecs: dict[str, Any] = {}
         for field in used:
             path = self.folder / "fields" / f"{field.name}.json"
+            if field.name in self.codecs and not path.exists():
+                write_json(path, self.codecs[field.name], field.name)
             first = together(field, used)[0]
             if first.name in codecs and not path.exists():  # the same values give the same codec
                 write_json(path, codecs[first.name].to_json(), field.name)

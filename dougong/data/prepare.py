@@ -114,6 +114,7 @@ class Prepared:
         self.rows: dict[str, dict[str, int]] = manifest.meta["rows"]  # split -> part file -> rows
         self.key: str = manifest.meta["key"]
         self.contents: str | None = manifest.meta.get("contents")
+        self.sources: str | None = manifest.meta.get("sources")  # the files alone, without what was made of them
         for name, expected in self.files.items():
             path = folder / name
             if not path.is_file() or path.stat().st_size != expected.bytes:
@@ -166,6 +167,38 @@ def prepare(
         earlier = Prepared(cache / known)
         if earlier.contents == contents:
             return earlier
+    return _made(config, material, key, contents, workers, say)
+
+
+def prepare_apart(
+    config: Config, used: list[Used], paths: str, codecs: dict[str, Any], *, say: Callable[[str], None] = lambda _: None
+) -> Prepared:
+    """Rows of other files, as the split `test`: read and cleaned as the recipe's are, for fields that were fitted before.
+
+    `codecs` is what the codec of each field said of itself. What looks for repetitions among training rows finds none here.
+    """
+    held = dataclasses.replace(config.cleaning, near_duplicates="off", outliers=None)
+    config = dataclasses.replace(config, cleaning=held)
+    cleaning.check_packages(config.cleaning)
+    files = {"test": sources.find_files(paths, Path.cwd())}
+    check_columns(files, used, config.text_rows)
+    material = SourceFiles(files, used, config.text_rows)
+    contents = content_hash(config, files, used, material) + json.dumps(codecs, sort_keys=True)
+    contents = hashlib.sha256(contents.encode()).hexdigest()[:24]
+    return _made(config, material, key_of(contents, used), contents, None, say, codecs)
+
+
+def _made(
+    config: Config,
+    material: SourceFiles,
+    key: str,
+    contents: str,
+    workers: int | None,
+    say: Callable[[str], None],
+    codecs: dict[str, Any] | None = None,
+) -> Prepared:
+    """What stands under a key, made now unless it is there."""
+    cache, files, used = Path(config.cache), material.files, material.used
     final = cache / key
     if not final.is_dir():
         with lock(cache / f"{key}.lock"):
@@ -173,8 +206,8 @@ def prepare(
                 # The state is in its name: what was read of files that changed since is not gone on with.
                 partial = cache / f"{key}.{material.state()}.partial"
                 with only_unchanged(material, partial) as unchanged:
-                    work = Preparation(config, files, used, partial, workers, say)
-                    work.run(final, key, contents, unchanged)
+                    work = Preparation(config, files, used, partial, workers, say, codecs)
+                    work.run(final, {"key": key, "contents": contents, "sources": material.sources}, unchanged)
                 sweep(cache, key)
     return Prepared(final)
 

@@ -61,6 +61,7 @@ class SourceFiles:
     def __init__(self, files: dict[str, list[Path]], used: list[Used], unit: Unit):
         self.files, self.used, self.unit = files, used, unit
         self.states = array("Q")
+        self.sources = ""  # what `digest` found
 
     def digest(self) -> str:
         """Their contents, hashed."""
@@ -69,7 +70,8 @@ class SourceFiles:
         for name, path in self:
             self.states.extend((_name_hash(path), *State.of(path)))  # before its bytes: a change meanwhile is one, too
             digest.update(f"{name}:{_hash(path)}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        self.sources = digest.hexdigest()
+        return self.sources
 
     def state(self) -> str:
         """All states in one word: what was read of these files may be used again only where it is the same."""

@@ -19,6 +19,7 @@ import numpy as np
 from dougong.core.artefacts import verify_folder
 from dougong.core.errors import ArtefactError, DataError, bad_field, nearest
 from dougong.data.columns import Column, Columns, Ragged
+from dougong.data.splitting import SPLITS
 from dougong.evaluation.measure import KIND, read_predictions
 from dougong.fields import Field, metrics_of
 from dougong.metrics.intervals import SUMS_BYTES, Accumulator, Estimate, estimate, interval
@@ -123,8 +124,11 @@ def compare_runs(runs: Sequence[Run], split: str, metric: str | None = None) -> 
         wanted = {metric: wanted[metric]}
     for output in {output.name: output for output, _ in wanted.values()}.values():
         _require_same_output(runs, output)
-    for run in runs:
-        _require_own_evaluation(run, split)
+    sources = {_require_own_evaluation(run, split) for run in runs}
+    if split not in SPLITS and len(sources) > 1:
+        raise DataError(
+            f"evaluations {split}: made of different files. Fix: dougong evaluate RUN --data FILE, for each run."
+        )
     results = []
     for name, (output, each) in wanted.items():
         batches = {run: read_predictions(folder, output) for run, folder in folders.items()}
@@ -158,19 +162,21 @@ def _require_same_output(runs: Sequence[Run], output: Field) -> None:
             )
 
 
-def _require_own_evaluation(run: Run, split: str) -> None:
-    """Every byte of what was kept is checked, and that it speaks of the run's own data and weights."""
+def _require_own_evaluation(run: Run, split: str) -> str | None:
+    """Every byte of what was kept is checked, and that it speaks of the run's own data and weights; of what files it is."""
     folder = run.folder / "evaluations" / split
     meta = verify_folder(folder, KIND).meta
     if "weights" not in meta:  # of an earlier dougong, which also kept other columns for some types
         fault = "it does not say which weights it measured: an earlier dougong made it"
     elif meta["weights"] != run.weights:
         fault = "made with other weights than those of the run"
-    elif meta.get("data") != run.receipt["data"]["key"]:
+    elif split in SPLITS and meta.get("data") != run.receipt["data"]["key"]:
         fault = "made with other data than that of the run"
     else:
-        return
-    raise ArtefactError(f"{folder}: {fault}. Fix: dougong evaluate {run.folder} --split {split}.")
+        sources: str | None = meta.get("sources")
+        return sources
+    again = f"--split {split}" if split in SPLITS else "--data FILE"
+    raise ArtefactError(f"{folder}: {fault}. Fix: dougong evaluate {run.folder} {again}.")
 
 
 def _require_same_targets(batches: Mapping[str, Sequence[Batch]]) -> None:

@@ -177,10 +177,10 @@ class Kept:
 
 
 def write_measured(
-    folder: Path, model: Model, plan: Plan, split: str, autocast: Autocast, *, data_key: str, weights: str
+    folder: Path, model: Model, plan: Plan, split: str, autocast: Autocast, *, made_of: dict[str, Any]
 ) -> Measured:
     """Measure, and keep result and predictions as an artefact of their own, which says of what data and weights."""
-    with write_folder(folder, KIND, {"split": split, "data": data_key, "weights": weights}) as temporary:
+    with write_folder(folder, KIND, {"split": split, **made_of}) as temporary:
         measured = measure(model, plan, split, autocast, keep=temporary)
         metrics = {name: estimate.to_json() for name, estimate in measured.metrics.items()}
         losses = {name: loss if math.isfinite(loss) else None for name, loss in measured.losses.items()}

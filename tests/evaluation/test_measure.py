@@ -178,7 +178,7 @@ def test_an_evaluation_that_was_tampered_with_is_refused(tmp_path: Path):
     trained = run("reviews")
     plan = assembly.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
     folder = tmp_path / "test"
-    measure.write_measured(folder, trained.model, plan, "test", trained.autocast, data_key="x", weights="y")
+    measure.write_measured(folder, trained.model, plan, "test", trained.autocast, made_of={"data": "x", "weights": "y"})
     path = folder / "result.json"
     path.write_text(path.read_text().replace('"value": ', '"value": 1', 1))
     with pytest.raises(ArtefactError, match=r"result.json"):

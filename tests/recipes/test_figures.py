@@ -48,6 +48,20 @@ def test_a_figure_stands_in_the_table_and_says_where_it_falls_short(tmp_path: Pa
     assert "| 1,234 test | 2.5 min |" in text
 
 
+def test_rows_that_are_measured_apart_have_lines_of_their_own(tmp_path: Path) -> None:
+    found = FOUND | {"apart": {"unseen": {"value": 0.5, "low": 0.4, "high": 0.61, "rows": 77}}}
+    page = tmp_path / "page.md"
+    figures.write_table(page, {"reviews": found})
+    assert (
+        "| [reviews](recipes/reviews.yaml) | `label.accuracy` | 0.5000 (0.4000 to 0.6100) | 77 unseen | |"
+        in page.read_text()
+    )
+    recipe = "# A title\n# run:     dougong train x.yaml\nname: x\n"
+    once = figures.with_figure(recipe, found)
+    assert "# reached: label.accuracy 0.5000 (95 % 0.4000 to 0.6100) on unseen\nname: x" in once
+    assert figures.with_figure(once, found) == once
+
+
 def test_the_figure_is_written_into_the_recipe_once() -> None:
     recipe = (
         "# A title\n#\n# run:     dougong train x.yaml\n# reached: old\n# asks:    label.accuracy >= 0.9\nname: x\n"
