@@ -12,7 +12,7 @@ from dougong import fields
 from dougong import recipe as recipes
 from dougong.core.config import parse_yaml
 from dougong.core.errors import DataError, bad_field, nearest
-from dougong.data import conversations, sources
+from dougong.data import answers, conversations, sources
 from dougong.data.report import Column
 
 LOOK = 2_000  # rows that are looked at
@@ -27,7 +27,7 @@ def name_of(data: Path) -> str:
 
 def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     """The text of a recipe that predicts the columns `predict` from the others (a language model where there is only text)."""
-    columns = look(data)
+    columns, passages = look(data)
     for name in predict:
         if name not in columns:
             near = nearest(name, list(columns))
@@ -54,7 +54,7 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
             *head(data, folder, columns),
             *(lines if kinds == ["chat"] else ["inputs:", *lines] if lines else []),
             "outputs:",
-            *(output_line(name, names[name], columns[name]) for name in outputs),
+            *(output_line(name, names[name], columns[name], names.get(passages.get(name, ""))) for name in outputs),
             *(PAIRING if kinds == ["text"] and [column.guess() for column in inputs.values()] == ["text"] else []),
             "# model: {kind: transformer, preset: small}     # the types choose one unless you do",
             "train:",
@@ -74,8 +74,11 @@ def left_out(lines: Iterable[str], reason: str) -> list[str]:
     return [line if line.lstrip().startswith("#") else f"  # {line.strip()}; {reason}" for line in lines]
 
 
-def look(data: Path) -> dict[str, Column]:
-    """What the columns of the first rows hold, over all files that the path means; conversations and tags are told."""
+def look(data: Path) -> tuple[dict[str, Column], dict[str, str]]:
+    """What the columns of the first rows hold, over all files that the path means; conversations, tags and quotes are told.
+
+    Beside them for each column of quotes the one that it quotes.
+    """
     columns: dict[str, Column] = {}
     rows: list[Mapping[str, Any]] = []  # of which columns belong together is seen row by row
     seen = kept = 0
@@ -96,7 +99,10 @@ def look(data: Path) -> dict[str, Column]:
             column.kind = "chat"
     for tags, words in tagged(columns, rows):
         columns[tags].kind, columns[words].kind = "tags", "text"
-    return columns
+    passages = quoted_from(columns, rows)
+    for quotes, passage in passages.items():
+        columns[quotes].kind, columns[passage].kind = "span", "text"
+    return columns, passages
 
 
 def size_of(value: object) -> int:
@@ -152,9 +158,39 @@ def fit_together(tags: Sequence[Sequence[str]], words: str, rows: Sequence[Mappi
     return all(len(text) == len(row) for text, row in zip(texts, tags, strict=True)) and len(many) > len(few)
 
 
+OFTEN = 0.9  # of the answers stand in the passage: of the others some are always misspelt
+LONGER = 3  # times a passage is longer than what is quoted from it
+
+
+def quoted_from(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For each column of answers the text that they are quoted from; there is a third column, which asks for them."""
+    texts = [name for name, column in columns.items() if column.guess() == "text"]
+    found: dict[str, str] = {}
+    for name in columns:
+        said = [(row, answers_of(row.get(name))) for row in rows]
+        given = [(row, texts_) for row, texts_ in said if texts_]
+        for passage in (other for other in texts if other != name):
+            stand = [row[passage] for row, answer in given if answer[0] in str(row.get(passage) or "")]
+            length = sum(map(len, stand)) / max(sum(len(answer[0]) for _, answer in given), 1)
+            varied = len({answer[0] for _, answer in given}) * 2 > len(given)  # else they are names of classes
+            asked = any(other not in (name, passage) for other in texts)
+            if given and len(stand) >= OFTEN * len(given) and length >= LONGER and varied and asked:
+                found[name] = passage
+    return found
+
+
+def answers_of(value: object) -> list[str]:
+    """The right texts that a value holds as an answer; none where it is no answer, or there is none."""
+    try:
+        texts: list[str] = answers.read(value)["texts"]
+    except ValueError:
+        return []
+    return texts
+
+
 def likely_output(columns: dict[str, Column]) -> str:
-    """A conversation, or the tags of a text; a column called like an answer, else the last one that is not text."""
-    for kind in ("chat", "tags"):
+    """A conversation, or the tags or quotes of a text; a column called like an answer, else the last one that is not text."""
+    for kind in ("chat", "tags", "span"):
         for name, column in columns.items():
             if column.kind == kind:
                 return name
@@ -205,13 +241,13 @@ def input_line(name: str, field: str, column: Column) -> str:
     return f"  {field_text(name, field, kind)}      # {describe(column)}"
 
 
-def output_line(name: str, field: str, column: Column) -> str:
+def output_line(name: str, field: str, column: Column, passage: str | None) -> str:
     kind = column.guess()
     if not hasattr(fields.load(kind), "Head"):
         raise bad_field(
             "predict", name, f"a column that can be predicted; {kind} only goes in", "choose another column"
         )
-    return f"  {field_text(name, field, kind)}      # {describe(column)}"
+    return f"  {field_text(name, field, kind, passage)}      # {describe(column)}"
 
 
 def field_names(columns: Iterable[str]) -> dict[str, str]:
@@ -229,9 +265,11 @@ def fits(name: str) -> bool:
     return bool(re.fullmatch(recipes.FIELD_NAME, name)) and name not in recipes.RESERVED
 
 
-def field_text(name: str, field: str, kind: str) -> str:
-    """`name: type`, with the column spelt out where it cannot be a field's name."""
-    return f"{key(field)}: {kind}" if field == name else f"{key(field)}: {{type: {kind}, column: {quoted(name)}}}"
+def field_text(name: str, field: str, kind: str, passage: str | None = None) -> str:
+    """`name: type`, with the column spelt out where it cannot be a field's name, and the text that it quotes."""
+    more = [] if field == name else [f"column: {quoted(name)}"]
+    more += [] if passage is None else [f"of: {key(passage)}"]
+    return f"{key(field)}: {{{', '.join([f'type: {kind}', *more])}}}" if more else f"{key(field)}: {kind}"
 
 
 WORDS = {

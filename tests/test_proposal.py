@@ -180,6 +180,50 @@ def test_labels_that_are_not_as_many_as_words_stay_labels(tmp_path: Path):
     assert types(dougong.new(as_lines(tmp_path / "x.jsonl", found))) == ({"words": "text"}, {"marks": "labels"})
 
 
+QUOTES = {
+    "text": lambda answer, place: answer,
+    "place": lambda answer, place: {"text": answer, "start": place},
+    "squad": lambda answer, place: {"text": [answer], "answer_start": [place]},
+}
+
+
+@pytest.mark.parametrize("form", QUOTES)
+def test_answers_that_stand_in_another_column_are_quoted_from_it(form: str, tmp_path: Path):
+    path = tmp_path / "questions.jsonl"
+    with path.open("w", encoding="utf-8") as stream:
+        for index in range(60):
+            passage = (
+                f"The package number {index} was written by person {index} in the year {1900 + index} or before it."
+            )
+            question, answer = [
+                (f"Who wrote number {index}?", f"person {index}"),
+                (f"When was {index} written?", str(1900 + index)),
+            ][index % 2]
+            told = QUOTES[form](answer, passage.index(answer)) if index % 5 else None
+            stream.write(json.dumps({"question": question, "the passage": passage, "answer": told}) + "\n")
+    made = dougong.new(path)
+    read = recipe.load(made)
+    assert {name: config.type for name, config in read.inputs.items()} == {"question": "text", "the passage": "text"}
+    assert read.outputs["answer"].type == "span"
+    assert read.outputs["answer"].of == "the passage"
+    trained = dougong.train(made, overrides=QUICK)
+    assert "answer.exact_match" in trained.metrics()["test"]
+
+
+def test_a_class_whose_name_stands_in_the_text_stays_a_category(tmp_path: Path):
+    path = tmp_path / "colours.jsonl"
+    with path.open("w", encoding="utf-8") as stream:
+        for index in range(60):
+            colour = ["red", "green", "blue"][index % 3]
+            row = {
+                "title": f"a thing {index} to be seen",
+                "text": f"thing {index} is {colour}, as is said",
+                "colour": colour,
+            }
+            stream.write(json.dumps(row) + "\n")
+    assert recipe.load(dougong.new(path)).outputs["colour"].type == "category"
+
+
 def test_conversations_are_learnt_from_themselves_alone(tmp_path: Path):
     said = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
     found = [{"source": "ab"[row % 2], "messages": [*said, {"role": "user", "content": f"{row}"}]} for row in range(60)]
@@ -198,11 +242,11 @@ def test_conversations_are_learnt_from_themselves_alone(tmp_path: Path):
 def test_of_huge_rows_only_some_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = as_lines(tmp_path / "x.jsonl", sentences(as_text=False))
     monkeypatch.setattr(proposal, "KEPT", 10)  # not even one row: nothing is seen side by side
-    assert {column.kind for column in proposal.look(path).values()} == {""}
+    assert {column.kind for column in proposal.look(path)[0].values()} == {""}
     late = as_lines(tmp_path / "late.jsonl", [{"a": 1.5, "b": None}, {"a": 2.5, "b": "a text"}])
-    assert {column.kind for column in proposal.look(late).values()} == {""}  # what was not kept is no conversation
+    assert {column.kind for column in proposal.look(late)[0].values()} == {""}  # what was not kept is no conversation
     monkeypatch.setattr(proposal, "KEPT", 1500)
-    assert [column.kind for column in proposal.look(path).values()] == ["text", "tags"]
+    assert [column.kind for column in proposal.look(path)[0].values()] == ["text", "tags"]
 
 
 def test_texts_side_by_side_are_written_one_from_the_other(tmp_path: Path):
