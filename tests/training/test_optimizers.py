@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dougong import model as models
+from dougong.backbones import transformer
 from dougong.core.config import dump, read
+from dougong.fields import Field, text
+from dougong.layers.losses import Loss
 from dougong.training import states
 from dougong.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, OptimizerConfig, build, orthogonal
 
@@ -115,6 +120,26 @@ def test_muon_takes_the_backbones_matrices_and_adamw_the_rest() -> None:
         taken[group["method"]] |= {names[id(parameter)] for parameter in group["params"]}
     assert taken["muon"] == {"backbone.0.weight", "backbone.2.weight", "backbone.3.weight"}
     assert {"embedding.weight", "head.weight", "backbone.0.bias", "backbone.1.weight"} <= taken["adamw"]
+
+
+@pytest.mark.parametrize("layout", ["decoder", "encoder-decoder"])
+def test_muon_takes_the_matrices_of_every_backbone_of_a_model(layout: Any) -> None:
+    """Those that an input has of its own, and the encoder before a decoder: by AdamW's rule a rate of Muon's spoils them."""
+    config = transformer.Config(width=16, layers=1, heads=2, layout=layout)
+    fields = [Field(name, text.Config(max_length=8), Ids()) for name in ("source", "target")]
+    own = {"source": replace(config, layout="decoder")}
+    model = models.build(fields[:1], fields[1:], config, encoders=own, loss=Loss(), seed=0, device=torch.device("cpu"))
+    backbones = [module for module in model.modules() if isinstance(module, transformer.Backbone)]
+    assert len(backbones) == (3 if layout == "encoder-decoder" else 2)
+    wanted = {weight for module in backbones for weight in module.parameters() if weight.ndim == 2}
+    (group,) = [group for group in build(Muon(), model).param_groups if group["method"] == "muon"]
+    assert set(group["params"]) == wanted
+
+
+class Ids:
+    """A codec of which only the numbers are asked for."""
+
+    vocab_size, end, unknown = 20, 0, None
 
 
 def test_muon_leaves_the_head_to_adamw_where_the_backbone_is_frozen() -> None:
