@@ -96,6 +96,12 @@ class Model(nn.Module):
         name = self.inputs[0].name if self.one_encoder else field.name
         return self.get_submodule(f"in_{name}")  # type: ignore[return-value]
 
+    @property
+    def backbones(self) -> list[nn.Module]:
+        """Every one that it has: those that inputs have of their own, the encoder before a decoder, and the one that all share."""
+        own = (getattr(module, "own", None) for name, module in self.named_children() if name.startswith("in_"))
+        return [backbone for backbone in (*own, self.encoder, self.backbone) if backbone is not None]
+
     def head(self, field: Field) -> Any:
         return self.get_submodule(f"out_{field.name}")
 

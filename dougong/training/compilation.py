@@ -104,10 +104,8 @@ def while_training(region: nn.Module, same_shape: bool) -> Callable[..., Any]:
 
 def blocks(model: Model) -> Iterator[nn.Module]:
     """The repeated parts of every backbone: of one kind, so that what is compiled for one serves for all."""
-    own = (getattr(model.arrival(field), "own", None) for field in model.inputs)
-    for backbone in (model.backbone, *own):
-        if backbone is not None:
-            yield from _repeated(backbone)
+    for backbone in model.backbones:
+        yield from _repeated(backbone)
 
 
 def _repeated(module: nn.Module) -> Iterator[nn.Module]:

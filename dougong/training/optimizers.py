@@ -119,7 +119,6 @@ FUSED = {  # devices on which torch takes the step of all parameters at once (Mu
     "muon": {"cpu", "cuda", "mps"},
 }
 STATES = {"sgd": 1, "adagrad": 1, "adam": 2, "adamw": 2, "muon": 1}  # copies of the weights that are held at least
-BACKBONES = {"backbone", "encoder"}  # the names under which a model keeps its backbones; an input's own is called "own"
 Place = tuple[str, nn.Module, Tensor]
 
 
@@ -139,11 +138,10 @@ def _is_matrix(module: nn.Module, parameter: Tensor) -> bool:
 
 
 def _hidden(model: nn.Module) -> set[Tensor]:
-    """The trainable matrices of the backbones; all matrices, if the model has no backbone by that name."""
-    split = ((path, path.split(".")) for path, _ in model.named_modules())
-    inside = {path for path, names in split if names[0] in BACKBONES or "own" in names}
-    places = (place for place in _parameters(model) if not inside or place[0] in inside)
-    return {parameter for _, module, parameter in places if _is_matrix(module, parameter)}
+    """The trainable matrices of the backbones; all matrices of a model that names none."""
+    backbones: list[nn.Module] = getattr(model, "backbones", [model])
+    inside = {parameter for backbone in backbones for parameter in backbone.parameters()}
+    return {weight for _, module, weight in _parameters(model) if weight in inside and _is_matrix(module, weight)}
 
 
 class MuonOptimizer(torch.optim.Optimizer):

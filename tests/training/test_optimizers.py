@@ -29,6 +29,7 @@ class Small(nn.Module):
         self.embedding = nn.Embedding(7, 8)
         self.backbone = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8, bias=False), nn.Linear(8, 24))
         self.head = nn.Linear(24, 7)
+        self.__dict__["backbones"] = [self.backbone]
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.backbone(self.embedding(tokens)))
