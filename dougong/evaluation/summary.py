@@ -18,6 +18,7 @@ from dougong.core.errors import Note
 from dougong.data.cleaning import TEXTS
 from dougong.data.loader import Loader, collate, once
 from dougong.data.prepare import SPLITS, Prepared
+from dougong.data.shards import Split
 from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
 from dougong.evaluation.report import CalibrationCurve, ClassScores, ConfusionMatrix, ReportContent, write_report
@@ -265,7 +266,7 @@ def _searched(run: Run) -> list[dict[str, Any]]:
     names = [field.name for field in run.inputs]
     asks = names.index(paired.config.asks or names[0])
     hashes = np.asarray(columns[f"{paired.name}.hashes"])[:, [asks, 1 - asks]]  # (N, 2)
-    asking, found = (_vectors(run, run.inputs[side], columns) for side in (asks, 1 - asks))
+    asking, found = (_vectors(run, run.inputs[side], split, len(hashes)) for side in (asks, 1 - asks))
     rank = ranks(asking, found, hashes)
     different = np.unique(hashes[:, 1], return_index=True)[1]  # (P,) a row of each value that can be found
     some = np.linspace(0, len(hashes) - 1, min(SAMPLES, len(hashes))).astype(np.int64)
@@ -287,14 +288,13 @@ def _searched(run: Run) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def _vectors(run: Run, field: Field, columns: Any) -> np.ndarray:  # (N, E) float32
-    """The embeddings of one input of encoded rows."""
-    device = next(run.model.parameters()).device
-    own = {key: column for key, column in columns.items() if key.startswith(f"{field.name}.")}
-    rows = np.arange(len(columns[f"{field.name}.tokens"]))
+def _vectors(run: Run, field: Field, split: Split, rows: int) -> np.ndarray:  # (N, E) float32
+    """The embeddings of one input of the first rows of a split."""
+    device, limits = next(run.model.parameters()).device, assembly.limits_of([field])
+    own = [name for name in split.names if name.startswith(f"{field.name}.") and limits.get(name) != 0]
     pieces = []
-    for some in np.split(rows, range(PREDICT_ROWS, len(rows), PREDICT_ROWS)):
-        batch = place(collate(own, some, assembly.limits_of([field])), device)
+    for some in np.split(np.arange(rows), range(PREDICT_ROWS, rows, PREDICT_ROWS)):
+        batch = place(collate(split.take(some, own), some, limits), device)
         with run.autocast():
             pieces.append(run.model.embed(field, batch).float().cpu().numpy())
     return np.concatenate(pieces)

@@ -142,6 +142,15 @@ def test_samples_of_a_pairing_show_the_place_of_what_is_right_and_what_is_neares
     assert f"<dt>rank</dt><dd>{found[0]['rank']}</dd>" in page  # an input may well be called text, and is no prompt
 
 
+def test_samples_of_a_pairing_are_the_same_however_few_rows_are_read_at_once(monkeypatch: pytest.MonkeyPatch):
+    trained = run("pairs")
+    whole = summary.samples(trained)
+    monkeypatch.setattr(summary, "PREDICT_ROWS", 3)
+    pieces = summary.samples(trained)
+    assert [sample["rank"] for sample in pieces] == [sample["rank"] for sample in whole]
+    assert [sample["passage"] for sample in pieces] == [sample["passage"] for sample in whole]
+
+
 def test_words_are_shown_with_their_tags_and_the_wrong_ones_are_marked():
     sample = summary._tagged("Ann went to Rome", ["B-per", "O", "O"], ["B-per", None, "O", "B-loc"])
     assert [each["word"] for each in sample["words"]] == ["Ann", "went", "to", "Rome"]
