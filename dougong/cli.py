@@ -156,9 +156,6 @@ run_argument = click.argument("run")
 overrides_option = click.option(
     "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value: -s train.steps=100"
 )
-split_option = click.option(
-    "--split", metavar="SPLIT", help="train, validation or test; test where there is one, else validation."
-)
 
 
 @verb
@@ -265,7 +262,7 @@ def next_steps(run: Any) -> str:
 
 @verb
 @run_argument
-@split_option
+@click.option("--split", metavar="SPLIT", help="train, validation or test; test where there is one, else validation.")
 @click.option("--data", metavar="DATA", help="Rows of another file, folder or pattern instead.")
 def evaluate(run: str, split: str | None, data: str | None) -> tuple[Any, str]:
     """Measure a run on held-out rows, with 95 % intervals."""
@@ -277,7 +274,7 @@ def evaluate(run: str, split: str | None, data: str | None) -> tuple[Any, str]:
 
 @verb
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN …")
-@split_option
+@click.option("--split", metavar="SPLIT", help="As of evaluate; or the name of an evaluation on other data.")
 @click.option("--metric", metavar="OUTPUT.METRIC", help="Only this one, e.g. label.accuracy.")
 def compare(runs: tuple[str, ...], split: str | None, metric: str | None) -> tuple[Any, str]:
     """Put runs side by side on the same rows, with a paired test and a verdict."""

@@ -3,7 +3,7 @@
 runs/NAME/
   recipe.yaml      as given               fields/      one codec a field
   resolved.json    with all defaults      model/       model.safetensors, config.json, tokenizer.json
-  checkpoints/     while it trains        evaluations/ one folder a split
+  checkpoints/     while it trains        evaluations/ one folder a split, or file
   log.jsonl        one record a step      report.html
   data.json        which data it began with  changes.jsonl   what a recipe said before it was changed
   receipt.json     where it came from     manifest.json   size and sha256 of the files of a finished run
