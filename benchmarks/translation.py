@@ -10,6 +10,10 @@ it reads the training, validation and test rows as dougong's preparation splits 
 the other, and writes its translations of all test rows, by as many beams, to a file; both files are scored here, by the metrics
 that evaluate dougong's runs. Only training counts as time: no validation, no saving, no translating. For each one JSON line is
 printed; the weights are those of its best validation loss.
+
+Tried: German, 20 minutes, one thread each, side by side. Ours chrF 17.88, BLEU 2.84 after 609 steps. The peer stayed at 7.08 nats a
+token, which is what counting words gives, for 477 steps at the rate of 1e-3: that is no comparison yet. Another rate (`--lr`), or a
+smaller `init_std`, has to be found for it first.
 """
 
 from __future__ import annotations
