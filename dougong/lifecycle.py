@@ -182,6 +182,10 @@ def _evaluate_apart(run: Run, paths: str) -> Measured:
     prepared = preparation.prepare_apart(run.recipe.data, assembly.used_fields(run.recipe), paths, codecs)
     if not sum(prepared.rows["test"].values()):
         raise bad_field("data", paths, "rows that can be measured, and every one was left out", NONE_LEFT)
+    if bad := prepared.report.bad.total():
+        listed = f"{prepared.folder / 'quarantine.jsonl'}"
+        said = f"{paths}: {bad:,} of {prepared.report.rows_read:,} rows cannot be read and are not measured; {listed} lists them"
+        warnings.warn(said, Note, stacklevel=3)
     return _evaluate(run, "test", prepared, name_of(paths))
 
 

@@ -40,6 +40,9 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     if list(columns) == ["text"] and not predict:
         return language_model(data, folder)
     outputs = list(predict) or [likely_output(columns)]
+    for quotes, passage in passages.items():
+        if quotes not in outputs or passage in outputs:  # there is nothing to be quoted, or nobody quotes
+            columns[quotes].kind = "text"
     inputs = {name: column for name, column in columns.items() if name not in outputs}
     names = field_names(columns)
     lines = [input_line(name, names[name], column) for name, column in inputs.items()]
@@ -170,7 +173,8 @@ def quoted_from(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]
         said = [(row, answers_of(row.get(name))) for row in rows]
         given = [(row, texts_) for row, texts_ in said if texts_]
         for passage in (other for other in texts if other != name):
-            stand = [row[passage] for row, answer in given if answer[0] in str(row.get(passage) or "")]
+            told = [(str(row.get(passage) or ""), answer[0]) for row, answer in given]
+            stand = [text for text, answer in told if answer in text]
             length = sum(map(len, stand)) / max(sum(len(answer[0]) for _, answer in given), 1)
             varied = len({answer[0] for _, answer in given}) * 2 > len(given)  # else they are names of classes
             asked = any(other not in (name, passage) for other in texts)

@@ -208,6 +208,9 @@ def test_answers_that_stand_in_another_column_are_quoted_from_it(form: str, tmp_
     assert read.outputs["answer"].of == "the passage"
     trained = dougong.train(made, overrides=QUICK)
     assert "answer.exact_match" in trained.metrics()["test"]
+    if form == "text":  # asked for another column, it quotes nothing
+        other = recipe.load(dougong.new(path, predict=["question"], output=tmp_path / "other.yaml"))
+        assert {config.type for config in other.inputs.values()} == {"text"}
 
 
 def test_a_class_whose_name_stands_in_the_text_stays_a_category(tmp_path: Path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dougong
-from dougong.core.errors import DataError, DougongError, FieldError
+from dougong.core.errors import DataError, DougongError, FieldError, Note
 from dougong.lifecycle import name_of
 from tests.small_runs import home, recipe_of, run
 
@@ -89,6 +89,14 @@ def test_what_is_missing_or_refused_is_told(trained: Any, tmp_path: Path) -> Non
         dougong.evaluate(trained, split="test", data="more.jsonl")
     with pytest.raises(DougongError, match="no such file"):
         dougong.evaluate(trained, data="nowhere.jsonl")
+
+
+def test_rows_that_cannot_be_read_are_told_and_listed(trained: Any, tmp_path: Path) -> None:
+    path = written(tmp_path / "some.jsonl", rows_of("a"))
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"review": "broken\n')
+    with pytest.warns(Note, match=r"1 of 121 rows cannot be read and are not measured; .*quarantine.jsonl lists them"):
+        assert dougong.evaluate(trained, data=path).rows == 120
 
 
 def test_a_class_that_training_never_saw_is_wrong_and_no_error(trained: Any, tmp_path: Path) -> None:
