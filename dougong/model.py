@@ -61,17 +61,18 @@ class Model(nn.Module):
         joined = arriving
         if layout_of(config) == "encoder-decoder":
             joined = self.inputs
-            self.encoder = module.Backbone(encoder_config(config), positions=self.positions(joined))
+            reads = encoder_config(config)
+            self.encoder = module.Backbone(reads, positions=self.positions(joined), axes=self.axes(joined))
             config = replace(config, cross=True)
         if len(joined) > 1 and not self.one_encoder:
             self.roles = Roles(len(joined), config.width)
-        positions = self.positions([self.written] if self.encoder is not None and self.written else joined)
-        if self.paired is not None:
-            lengths = {self.positions([field]) for field in joined}
-            positions = lengths.pop() if len(lengths) == 1 else None
-        self.backbone = module.Backbone(
-            config, positions=positions, causal=self.written is not None and not self.masked
-        )
+        read_here = [self.written] if self.encoder is not None and self.written else joined
+        positions, axes = self.positions(read_here), self.axes(read_here)
+        if self.paired is not None:  # one after the other, in place of side by side
+            forms = {(self.positions([field]), self.axes([field])) for field in joined}
+            positions, axes = forms.pop() if len(forms) == 1 else (None, None)
+        looks_back = self.written is not None and not self.masked
+        self.backbone = module.Backbone(config, positions=positions, causal=looks_back, axes=axes)
         for field in self.outputs:
             head = field.type.Head(field.config, field.codec, self.backbone.out_width, field.config.loss or loss)
             self.add_module(f"out_{field.name}", head)
@@ -91,6 +92,10 @@ class Model(nn.Module):
         """How many feature positions some fields have together; None where that differs between rows."""
         lengths = [self.arrival(field).positions for field in fields]
         return None if None in lengths else sum(length for length in lengths if length is not None)
+
+    def axes(self, fields: Sequence[Field]) -> int | None:
+        """How many axes the grid of a field has; None where it has none, or is lost beside others."""
+        return self.arrival(fields[0]).axes if len(fields) == 1 else None
 
     def arrival(self, field: Field) -> Arrival:
         name = self.inputs[0].name if self.one_encoder else field.name
@@ -233,10 +238,11 @@ class Arrival(nn.Module):
         inner, patch = (own.width, module.Backbone.PATCH) if module else (width, patch)
         self.encoder = reader(field.config, field.codec, inner, patch)
         self.positions: int | None = self.encoder.positions
+        self.axes: int | None = getattr(self.encoder, "axes", None)
         if module:
-            self.own = module.Backbone(own, positions=self.positions)
+            self.own = module.Backbone(own, positions=self.positions, axes=self.axes)
             self.project = nn.Linear(self.own.out_width, width)
-            self.positions = None  # a backbone may change how many there are
+            self.positions = self.axes = None  # a backbone may change how many there are
 
     def forward(self, batch: Batch, name: str | None = None) -> Features:
         """The features of the input; `name`: of another that shares this way."""

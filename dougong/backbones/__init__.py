@@ -2,8 +2,9 @@
 
 Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.Module)`:
 
-    Backbone(config, *, positions, causal=False)
-        positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back
+    Backbone(config, *, positions, causal=False, axes=None)
+        positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back;
+        axes: how many the grid has that the positions unroll, 2 for an image, 3 for a clip, None where there is no grid
     .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
     .PLACES                             whether each position of a sequence that comes in comes out, too
     .forward(x, *, causal=False, memory=None, cache=None) -> Features

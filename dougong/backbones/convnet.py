@@ -1,14 +1,17 @@
-"""Convnet: residual convolutions along a sequence, or over an image in stages of falling resolution.
+"""Convnet: residual convolutions along a sequence, or over an image or a clip in stages of falling resolution.
 
 Sequences: dilated convolutions as in Bai et al. 2018 (arXiv:1803.01271). Images: pre-activation residual blocks, He et
-al. 2016 (arXiv:1603.05027).
+al. 2016 (arXiv:1603.05027). Clips: the same blocks over time as well, each convolution in two parts, over a frame and over
+time, as in Tran et al. 2018 (arXiv:1711.11248).
 """
 
-# B batch, T positions, D width, C channels, H height, W width of the grid, P positions that a kernel looks back
+# B batch, T positions, D width, C channels, P positions that a kernel looks back
+# N the axes of a grid: H height, W width of an image; F frames, H, W of a clip
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -34,10 +37,15 @@ class Config(BackboneConfig):
     kind: Literal["convnet"] = "convnet"
     width: Width = 128  # D; an image's first stages are narrower, its last is as wide as this
     layers: Layers = 3
-    kernel: Count = 3  # positions, or pixels to a side, that a convolution sees
+    kernel: Count = 3  # positions, pixels to a side, or frames that a convolution sees
     dilation: Count | None = None  # sequences: how much further apart each block looks than the one before; None: 2
-    stages: Count | None = None  # images: resolutions, each half of the one before; None: 3, or fewer layers
-    norm: Literal["batch", "layer"] = "batch"  # images; layer: a row does not depend on its batch, a little worse
+    stages: Count | None = None  # images, clips: resolutions, each half of the one before; None: 3, or fewer layers
+    norm: Literal["batch", "layer"] = (
+        "batch"  # images, clips; layer: a row does not depend on its batch, a little worse
+    )
+    over_time: Literal["apart", "joint"] | None = (
+        None  # clips: a convolution of its own, or one of three axes; None: apart
+    )
     dropout: Fraction = 0.0
 
     def __post_init__(self) -> None:
@@ -56,10 +64,10 @@ class Backbone(nn.Module):
     PLACES: ClassVar[bool] = True
     PATCH: ClassVar[int] = 1
 
-    def __init__(self, config: Config, *, positions: int | None, causal: bool = False):
+    def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
         self.out_width = config.width
-        self.net: Sequence | Image = Sequence(config) if positions is None else Image(config)
+        self.net: Sequence | Image = Sequence(config) if positions is None else Image(config, axes or 2)
 
     def forward(
         self, x: Features, *, causal: bool = False, memory: Features | None = None, cache: Cache | None = None
@@ -96,6 +104,8 @@ class Sequence(nn.Module):
         c = config
         if c.stages is not None:
             raise bad_field("model.stages", c.stages, "nothing for a sequence: it keeps its resolution", "remove it")
+        if c.over_time is not None:
+            raise bad_field("model.over_time", c.over_time, "nothing for a sequence: it has one axis", "remove it")
         growth = 2 if c.dilation is None else c.dilation
         # After eight blocks the reach starts anew, or a deep network would look across millions of positions.
         self.blocks = nn.ModuleList(SequenceBlock(c, growth ** (index % 8)) for index in range(c.layers))
@@ -157,26 +167,28 @@ class Cache:
         self.past = [past[rows] for past in self.past]
 
 
-# -------------------------------------------------------------------------------------------------------------- images
+# ---------------------------------------------------------------------------------------------------- images and clips
 
 
 class Image(nn.Module):
-    """Residual stages; from one to the next the resolution halves and the channels double."""
+    """Residual stages over an image or a clip; from one to the next the resolution halves and the channels double."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, axes: int):
         super().__init__()
-        c = config
+        self.axes, c = axes, config
         if c.dilation is not None:
             raise bad_field("model.dilation", c.dilation, "nothing for an image: it has stages", "remove it")
+        if c.over_time is not None and axes != 3:
+            raise bad_field("model.over_time", c.over_time, "nothing for an image: it has no time", "remove it")
         stages = c.stages or min(3, c.layers)
         channels = [math.ceil(c.width / 2 ** (stages - 1 - stage)) for stage in range(stages)]
-        self.enter = nn.Conv2d(c.width, channels[0], 1, bias=False)
+        self.enter = CONVS[axes](c.width, channels[0], 1, bias=False)
         blocks: list[ImageBlock] = []
         before = channels[0]
         for stage, after in enumerate(channels):
             count = c.layers // stages + (stage >= stages - c.layers % stages)  # what is left over: to the last stages
             for index in range(count):
-                blocks.append(ImageBlock(c, before, after, stride=2 if stage and not index else 1))
+                blocks.append(ImageBlock(c, axes, before, after, stride=2 if stage and not index else 1))
                 before = after
         self.blocks = nn.ModuleList(blocks)
         self.norm = _image_norm(c, c.width)
@@ -186,47 +198,47 @@ class Image(nn.Module):
 
     def forward(self, x: Features) -> Features:
         grid = x.grid or (1, x.mask.shape[1])
-        if len(grid) != 2:
+        if len(grid) != self.axes:
             expected = f"a backbone for features with {len(grid)} axes"
             raise bad_field("model.kind", "convnet", expected, "use kind: transformer")
-        values = x.values.transpose(1, 2).unflatten(2, grid)  # (B, D, H, W)
-        values = values.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
-        mask = None if bool(x.mask.all()) else x.mask.unflatten(1, grid)[:, None]  # (B, 1, H, W); None: nothing pads
+        values = x.values.transpose(1, 2).unflatten(2, grid)  # (B, D, N)
+        values = values.contiguous(memory_format=FASTEST[self.axes])
+        mask = None if bool(x.mask.all()) else x.mask.unflatten(1, grid)[:, None]  # (B, 1, N); None: nothing pads
+        assert mask is None or self.axes == 2  # a clip has all of its frames
         values = self.enter(values)
         for block in self.blocks:
             values, mask = block(values, mask)
-        values = F.relu(self.norm(values))  # (B, D, h, w)
-        shape = (values.shape[2], values.shape[3]) if x.grid else None
-        kept = x.mask.new_ones(len(values), values.shape[2] * values.shape[3]) if mask is None else mask.flatten(1)
-        return replace(x, values=values.flatten(2).transpose(1, 2), mask=kept, grid=shape)
+        values = F.relu(self.norm(values))  # (B, D, n)
+        shape = tuple(values.shape[2:])
+        kept = x.mask.new_ones(len(values), math.prod(shape)) if mask is None else mask.flatten(1)
+        return replace(x, values=values.flatten(2).transpose(1, 2), mask=kept, grid=shape if x.grid else None)
 
 
 class ImageBlock(nn.Module):
     """Norm, activation, convolution, twice; added to what came in (averaged and mapped where the shape changes)."""
 
-    def __init__(self, config: Config, before: int, after: int, *, stride: int):
+    def __init__(self, config: Config, axes: int, before: int, after: int, *, stride: int):
         super().__init__()
-        self.stride = stride
+        self.axes, self.stride = axes, stride
         self.norm1 = _image_norm(config, before)
-        self.conv1 = Conv(before, after, config.kernel, stride)
+        self.conv1 = _conv(config, axes, before, after, stride)
         self.norm2 = _image_norm(config, after)
         self.dropout = Dropout(config.dropout)
-        self.conv2 = Conv(after, after, config.kernel, 1)
-        self.shortcut = nn.Conv2d(before, after, 1, bias=False) if stride > 1 or before != after else None
+        self.conv2 = _conv(config, axes, after, after, 1)
+        self.shortcut = CONVS[axes](before, after, 1, bias=False) if stride > 1 or before != after else None
 
     def reset_parameters(self) -> None:
-        _fill(self.conv1)
-        nn.init.zeros_(self.conv2.weight)  # the block begins as its shortcut
+        nn.init.zeros_(last_weight(self.conv2))  # the block begins as its shortcut
         if self.shortcut is not None:
             _fill(self.shortcut, gain=1.0)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:  # (B, C, H, W), (B, 1, H, W)
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:  # (B, C, N), (B, 1, N)
         h = self.clear(F.relu(self.norm1(x)), mask)
         if self.shortcut is not None:
             x = self.shortcut(self.halve(h) if self.stride > 1 else h)
         h = self.conv1(h)
         if self.stride > 1 and mask is not None:
-            mask = F.max_pool2d(mask.to(h.dtype), 2, ceil_mode=True) > 0
+            mask = LARGEST[self.axes](mask.to(h.dtype), 2, ceil_mode=True) > 0
         h = self.dropout(self.clear(F.relu(self.norm2(h)), mask))
         return x + self.conv2(h), mask
 
@@ -236,7 +248,7 @@ class ImageBlock(nn.Module):
 
     def halve(self, h: Tensor) -> Tensor:
         """Means of 2 × 2 (He et al. 2019, arXiv:1812.01187); an odd edge is filled with zeros, as padding is."""
-        return F.avg_pool2d(F.pad(h, (0, h.shape[3] % 2, 0, h.shape[2] % 2)), 2)
+        return MEANS[self.axes](_longer(h, [size % 2 for size in h.shape[2:]]), 2)
 
 
 class Conv(nn.Conv2d):
@@ -245,13 +257,43 @@ class Conv(nn.Conv2d):
     def __init__(self, before: int, after: int, kernel: int, stride: int):
         super().__init__(before, after, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
 
+    def reset_parameters(self) -> None:
+        _fill(self)
+
     def forward(self, input: Tensor) -> Tensor:
-        odd = self.kernel_size[0] % 2
-        return super().forward(input if odd else F.pad(input, (0, 1, 0, 1)))  # an even kernel looks one further ahead
+        return super().forward(_looking_ahead(input, self.kernel_size))
+
+
+class ClipConv(nn.Conv3d):
+    """The same over a clip, with a kernel and a stride for each axis."""
+
+    def __init__(self, before: int, after: int, kernel: tuple[int, ...], stride: tuple[int, ...]):
+        padding = tuple((size - 1) // 2 for size in kernel)
+        super().__init__(before, after, kernel, stride=stride, padding=padding, bias=False)  # type: ignore[arg-type]
+
+    def reset_parameters(self) -> None:
+        _fill(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(_looking_ahead(input, self.kernel_size))
+
+
+class TwoConvs(nn.Sequential):
+    """Over a clip: a convolution over each frame, norm, activation, and a convolution over time."""
+
+    def __init__(self, config: Config, before: int, after: int, stride: int):
+        size = config.kernel
+        frame, time = (1, size, size), (size, 1, 1)
+        norm = _image_norm(config, after)
+        first = ClipConv(before, after, frame, (1, stride, stride))
+        super().__init__(first, norm, nn.ReLU(), ClipConv(after, after, time, (stride, 1, 1)))
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that falls back on its running figures where a batch holds a single value for each channel."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """A clip has one axis more than an image."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:
@@ -261,17 +303,46 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ChannelNorm(LayerNorm):
-    """LayerNorm over the channels of each pixel: (B, C, H, W) -> the same."""
+    """LayerNorm over the channels of each pixel: (B, C, N) -> the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+CONVS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}  # by the axes of a grid
+MEANS: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
+LARGEST: dict[int, Callable[..., Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
+FASTEST = {2: torch.channels_last, 3: torch.channels_last_3d}  # the layout that convolutions are fastest in
+
+
+def _conv(config: Config, axes: int, before: int, after: int, stride: int) -> nn.Module:
+    if axes == 2:
+        return Conv(before, after, config.kernel, stride)
+    if config.over_time == "joint":
+        return ClipConv(before, after, (config.kernel,) * 3, (stride,) * 3)
+    return TwoConvs(config, before, after, stride)
+
+
+def _longer(h: Tensor, more: list[int]) -> Tensor:
+    """So many zeros at the end of each axis of a grid: (B, C, N) -> the same, or a little more."""
+    return F.pad(h, [side for count in reversed(more) for side in (0, count)]) if any(more) else h
+
+
+def _looking_ahead(h: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """An even kernel looks one further ahead than back."""
+    return _longer(h, [1 - size % 2 for size in kernel])
+
+
+def last_weight(conv: nn.Module) -> Tensor:
+    """That of the convolution that a branch ends with."""
+    return list(conv.parameters())[-1]
 
 
 def _image_norm(config: Config, channels: int) -> nn.Module:
     return BatchNorm(channels) if config.norm == "batch" else ChannelNorm(channels)
 
 
-def _fill(conv: nn.Conv1d | nn.Conv2d, gain: float = math.sqrt(2.0)) -> None:
+def _fill(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, gain: float = math.sqrt(2.0)) -> None:
     """Weights of variance gain² / inputs (He et al. 2015: 2 before a ReLU), bias zero."""
     nn.init.normal_(conv.weight, std=gain * conv.weight[0].numel() ** -0.5)
     if conv.bias is not None:

@@ -29,7 +29,7 @@ class Backbone(nn.Module):
     PLACES: ClassVar[bool] = True
     PATCH: ClassVar[int] = 4
 
-    def __init__(self, config: Config, *, positions: int | None, causal: bool = False):
+    def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
         if causal:
             raise _knows_nothing()

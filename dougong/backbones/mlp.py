@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     PLACES: ClassVar[bool] = False
     PATCH: ClassVar[int] = 4
 
-    def __init__(self, config: Config, *, positions: int | None, causal: bool = False):
+    def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
         if causal:
             raise _looks_ahead()

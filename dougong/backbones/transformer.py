@@ -114,7 +114,7 @@ class Backbone(nn.Module):
     SEGMENTS: ClassVar[bool] = True
     PATCH: ClassVar[int] = 4
 
-    def __init__(self, config: Config, *, positions: int | None, causal: bool = False):
+    def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
         self.config, self.positions, self.out_width = config, positions, config.width
         self.max_length = config.max_length or (config.rotary_scaling.reach if config.rotary_scaling else None)

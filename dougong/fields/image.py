@@ -301,6 +301,7 @@ class Encoder(nn.Module):
         height, width_pixels = (-(-length // side) for length in codec.size)
         self.pad = (height * side - codec.size[0], width_pixels * side - codec.size[1])
         self.positions: int | None = height * width_pixels
+        self.axes = 2
         self.known = (codec.mean, codec.std)
         self.register_buffer("mean", torch.empty(codec.channels), persistent=False)
         self.register_buffer("std", torch.empty(codec.channels), persistent=False)

@@ -33,10 +33,17 @@ def filled(module: nn.Module) -> nn.Module:
 def build() -> Callable[..., Any]:
     """build(config, positions=None, stirred=True): a backbone; stirred, so that no branch is still zero."""
 
-    def make(config: Any, positions: int | None = None, *, causal: bool = False, stirred: bool = True) -> Any:
+    def make(
+        config: Any,
+        positions: int | None = None,
+        *,
+        causal: bool = False,
+        axes: int | None = None,
+        stirred: bool = True,
+    ) -> Any:
         torch.manual_seed(0)
         with torch.device("meta"):
-            model = backbones.load(config.kind).Backbone(config, positions=positions, causal=causal)
+            model = backbones.load(config.kind).Backbone(config, positions=positions, causal=causal, axes=axes)
         filled(model)
         if stirred:
             for parameter in model.parameters():

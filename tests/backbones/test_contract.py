@@ -21,7 +21,14 @@ Make = Callable[..., Features]
 
 NAMES = backbones.names()
 CAUSAL = [name for name in NAMES if backbones.load(name).Backbone.CAUSAL]
-INPUTS = {"sequence": None, "table": 6, "image": 24}  # the number of positions that each kind of input fixes
+INPUTS = {
+    "sequence": None,
+    "table": 6,
+    "image": 24,
+    "clip": 24,
+}  # the number of positions that each kind of input fixes
+GRIDS = {"image": (4, 6), "clip": (3, 2, 4)}
+AXES = {kind: len(grid) for kind, grid in GRIDS.items()}
 
 
 def tiny(name: str) -> Any:
@@ -33,7 +40,7 @@ def sample(features: Make, width: int, kind: str) -> Features:
         return features(width, [5, 3, 1])
     if kind == "table":
         return features(width, [6, 6, 6])
-    return features(width, [24, 24, 24], grid=(4, 6))
+    return features(width, [24, 24, 24], grid=GRIDS[kind])
 
 
 def extended(x: Features, count: int) -> Features:
@@ -79,7 +86,7 @@ def test_every_preset_is_built_without_memory(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", INPUTS)
 def test_reset_parameters_fills_everything(name: str, kind: str, build: Build) -> None:
-    model = build(tiny(name), INPUTS[kind], stirred=False)
+    model = build(tiny(name), INPUTS[kind], axes=AXES.get(kind), stirred=False)
     for key, tensor in model.state_dict().items():
         assert tensor.isfinite().all(), key
         assert tensor.is_floating_point() or (tensor >= 0).all(), key
@@ -89,7 +96,7 @@ def test_reset_parameters_fills_everything(name: str, kind: str, build: Build) -
 @pytest.mark.parametrize("kind", INPUTS)
 def test_shapes_masks_and_gradients(name: str, kind: str, build: Build, features: Make) -> None:
     config = tiny(name)
-    model = build(config, INPUTS[kind]).train()
+    model = build(config, INPUTS[kind], axes=AXES.get(kind)).train()
     x = sample(features, config.width, kind)
     x.values.requires_grad_()  # of a backbone without parameters, too
     y = model(x)
@@ -221,7 +228,7 @@ def test_what_is_built_causal_has_a_use_for_every_parameter(name: str, build: Bu
 @pytest.mark.parametrize("kind", INPUTS)
 def test_bfloat16_stays_near_float32(name: str, kind: str, build: Build, features: Make) -> None:
     config = tiny(name)
-    model, x = build(config, INPUTS[kind]), sample(features, config.width, kind)
+    model, x = build(config, INPUTS[kind], axes=AXES.get(kind)), sample(features, config.width, kind)
     x.values.requires_grad_()
     exact = model(x)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -112,3 +113,52 @@ def test_what_does_not_fit_is_named(build: Build, features: Make) -> None:
         build(TINY, 16)(features(16, [16], grid=(4, 4)), causal=True)
     with pytest.raises(FieldError, match=r"a backbone for features with 3 axes"):
         build(TINY, 8)(features(16, [8], grid=(2, 2, 2)))
+
+
+# --------------------------------------------------------------------------------------------------------------- clips
+
+
+@pytest.mark.parametrize("over_time", ["apart", "joint"])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("grid", "smaller"),
+    [((8, 6, 4), (2, 2, 1)), ((5, 7, 5), (2, 2, 2)), ((1, 1, 1), (1, 1, 1)), ((1, 8, 8), (1, 2, 2))],
+)
+def test_each_stage_halves_a_clip(
+    over_time: Any, kernel: int, grid: tuple[int, ...], smaller: tuple[int, ...], build: Build, features: Make
+) -> None:
+    positions = math.prod(grid)
+    model = build(Config(width=12, layers=3, kernel=kernel, over_time=over_time), positions, axes=3).train()
+    y = model(features(12, [positions], grid=grid))
+    assert y.grid == smaller
+    assert y.values.shape == (1, math.prod(smaller), 12)
+    assert y.values.isfinite().all()
+
+
+def test_a_clip_of_equal_frames_is_read_frame_by_frame_as_an_image_where_time_says_nothing(
+    build: Build, features: Make
+) -> None:
+    """With a kernel of one frame the blocks over a clip are those over images: weights of the one fit the other."""
+    clip = build(Config(width=8, layers=2, stages=1, over_time="joint", norm="layer"), 24, axes=3)
+    image = build(Config(width=8, layers=2, stages=1, norm="layer"), 12, axes=2)
+    weights = clip.state_dict()
+    for name, weight in image.state_dict().items():
+        kernel = weights[name]
+        if kernel.ndim == 5 and kernel.shape[2] == 3:  # only its middle frame looks at anything
+            kernel = torch.zeros_like(kernel).index_copy_(2, torch.tensor([1]), weight[:, :, None])
+        weights[name] = kernel if kernel.ndim == 5 and kernel.shape[2] == 3 else weight.reshape(kernel.shape)
+    clip.load_state_dict(weights)
+    x = features(8, [24, 24], grid=(2, 3, 4))
+    frames = Features(x.values.reshape(4, 12, 8), x.mask.reshape(4, 12), (3, 4))
+    torch.testing.assert_close(clip(x).values.reshape(4, 12, 8), image(frames).values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("positions", "axes"), [(24, 2), (6, None), (None, None)])
+def test_over_time_is_refused_where_there_is_none(positions: int | None, axes: int | None, build: Build) -> None:
+    with pytest.raises(FieldError, match=r"model\.over_time = 'joint': expected nothing for .*Fix: remove it"):
+        build(Config(over_time="joint"), positions, axes=axes)
+
+
+def test_a_grid_of_other_axes_than_it_was_built_for_is_refused(build: Build, features: Make) -> None:
+    with pytest.raises(FieldError, match="a backbone for features with 3 axes"):
+        build(TINY, 24, axes=2)(features(TINY.width, [24], grid=(2, 3, 4)))
