@@ -7,13 +7,9 @@ Sources: crop and flip as in He et al. 2016, mixup after Zhang et al. 2018, rand
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,18 +19,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, NonNegative, config
-from dougong.core.errors import DataError, Problem, missing_extra
+from dougong.core.errors import DataError, Problem
+from dougong.data import pictures
 from dougong.data.columns import Columns
+from dougong.data.pictures import Form
 from dougong.fields import FieldConfig, Whole
 from dougong.layers.features import Features
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 50_000_000
-MAX_SCANS = 100  # of a progressive JPEG; each costs a pass over all pixels, and 1.5 kB of file: 200 MB would take hours
-SCAN = b"\xff\xda"  # a marker that the compressed bytes themselves cannot hold
-DEEP = ("I", "I;16", "I;16B", "F")  # PIL's modes of grey with more than 8 bits
-MAX_SIDE = 224  # pixels, unless the recipe gives a size: a photo's millions would make any model slow
-HEADER = 1 << 16  # bytes of a file that are read to find its size
 SAMPLE = 2_000  # images looked at for size, channels, mean and deviation
 Side = Annotated[Count, Field(le=4096)]  # a picture of 4096 x 4096 in colour takes 50 MB, each
 
@@ -75,42 +66,14 @@ class Codec:
     PATHS = True  # a text value is the path of a file, relative to the data file
     SAMPLE: ClassVar[int | None] = SAMPLE  # rows to be fitted on
 
-    def __init__(
-        self,
-        config: Config,
-        size: Sequence[int],
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        white: float,
-    ):
-        self.config, self.size, self.channels = config, (int(size[0]), int(size[1])), channels
-        self.mean, self.std = list(mean), list(std)  # of each channel, in 0..1
-        self.white = white  # what becomes 255 in pictures of more than 8 bits
+    def __init__(self, config: Config, form: Form):
+        self.config, self.form = config, form
+        self.size, self.channels = form.size, form.channels
 
     @staticmethod
     def parse(value: object, config: Config | None = None) -> bytes | None:
         """Bytes, or the path of a file -> the file's bytes, judged by its header before anything is decoded."""
-        if value is None or value == "":
-            return None
-        if isinstance(value, str):
-            path = Path(value)
-            if not os.path.isfile(path):  # unlike Path.is_file it also says no to names too long for the disk
-                raise ValueError(f"no such image file: {path.name}")
-            if path.stat().st_size > 200 << 20:
-                raise ValueError(f"{path.name}: larger than 200 MB")
-            try:
-                value = path.read_bytes()
-            except OSError as error:
-                raise ValueError(f"{path.name}: cannot be read ({error.strerror})") from None
-        if not isinstance(value, bytes):
-            raise ValueError(f"expected an image file or its bytes, found {type(value).__name__}")
-        picture = _open(value)
-        try:
-            picture.load()  # a truncated picture is found here, where its row can still be quarantined
-        except Exception:  # the decoders raise OSError, SyntaxError, struct.error, MemoryError … for damage
-            raise ValueError(f"a damaged {picture.format} image") from None
-        return value
+        return None if value is None or value == "" else pictures.read_file(value)
 
     @staticmethod
     def footprint(value: object, config: Config) -> int:
@@ -120,17 +83,8 @@ class Codec:
             if not os.path.isfile(value):
                 return 0
             size = os.path.getsize(value)
-            if config.size is None:
-                with open(value, "rb") as stream:
-                    value = stream.read(HEADER)
-        if config.size is not None:
-            height, width = config.size
-        else:
-            try:
-                picture = _open(value) if isinstance(value, bytes) else None
-            except ValueError:
-                picture = None
-            height, width = _at_most((picture.height, picture.width)) if picture else (0, 0)
+        found = config.size or pictures.size_of(value)
+        height, width = config.size or (pictures.at_most(found) if found else (0, 0))
         return size + height * width * (config.channels or 3)
 
     @classmethod
@@ -138,28 +92,14 @@ class Codec:
         sample = list(islice((value for value in values if value is not None), SAMPLE))  # files; never all their pixels
         if not sample:
             raise DataError(f"column {config.column!r}: no image in any training row. Fix: leave the column out.")
-        seen = Counter((picture.height, picture.width) for picture in map(_picture, sample))
-        size = config.size or _at_most(max(sorted(seen), key=seen.__getitem__))
-        modes = {picture.mode for picture in map(_open, sample)}
-        channels = config.channels or (1 if modes.issubset({"L", "1", *DEEP}) else 3)
-        # 12 bits of a detector come in files of 16: the brightest value seen is white, in all pictures alike
-        deep = sample if modes.intersection(DEEP) else []
-        white = max((_brightest(_open(value)) for value in deep), default=65535.0)
-        codec = cls(config, size, channels, [0.0] * channels, [1.0] * channels, white)
-        pixels = (codec.pixels(value).reshape(-1, channels) / 255.0 for value in sample)  # (H · W, C)
-        mean, square = np.mean([(part.mean(0), (part**2).mean(0)) for part in pixels], axis=0)
-        codec.mean, codec.std = mean.tolist(), np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1e-3).tolist()
-        return codec
+        return cls(config, pictures.fit(sample, config.size, config.channels))
 
     def encode(self, values: Sequence[bytes | None]) -> tuple[Columns, dict[str, int]]:
         """{"pixels": (N, H, W, C) uint8}; a missing picture is black."""
-        blank = np.zeros((*self.size, self.channels), dtype=np.uint8)
-        rows = [blank if value is None else self.pixels(value) for value in values]
+        blank = self.form.blank
+        rows = [blank if value is None else self.form.pixels(value) for value in values]
         pixels = np.stack(rows) if rows else np.zeros((0, *blank.shape), dtype=np.uint8)
         return {"pixels": pixels}, {"missing": sum(value is None for value in values)}
-
-    def pixels(self, value: bytes) -> np.ndarray:  # (H, W, C) uint8
-        return _pixels(_picture(value), self.size, self.channels, self.white)
 
     def decode(self, columns: Columns) -> list[np.ndarray]:
         return list(np.asarray(columns["pixels"]))
@@ -168,73 +108,11 @@ class Codec:
         return {}
 
     def to_json(self) -> dict[str, Any]:
-        plain = {"size": list(self.size), "channels": self.channels, "white": self.white}
-        return {**plain, "mean": self.mean, "std": self.std}
+        return self.form.to_json()
 
     @classmethod
     def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
-        return cls(config, saved["size"], saved["channels"], saved["mean"], saved["std"], saved["white"])
-
-
-def _open(data: bytes) -> Any:
-    """A picture whose header is in order; its pixels are not read yet."""
-    try:
-        from PIL import Image, UnidentifiedImageError  # an extra: only this file needs it
-    except ImportError:
-        raise missing_extra("pillow", "data", "reading images") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        except (
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-            OSError,
-            SyntaxError,
-            ValueError,  # a chunk of text that unpacks to many times its size
-        ):
-            raise ValueError(f"not a {', '.join(FORMATS)} image, or damaged") from None
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{picture.width} × {picture.height} pixels; at most {MAX_PIXELS:,} are read")
-    if picture.format == "JPEG" and (scans := data.count(SCAN)) > MAX_SCANS:
-        raise ValueError(f"a JPEG image of {scans:,} scans; at most {MAX_SCANS} are read")
-    return picture
-
-
-def _picture(value: bytes) -> Any:
-    """The picture as it was seen: cameras write it as the sensor lay, and beside it how to turn it."""
-    from PIL import ImageOps
-
-    picture = _open(value)
-    if "exif" in picture.info:
-        try:
-            ImageOps.exif_transpose(picture, in_place=True)
-        except Exception:  # PIL raises whatever it stumbles over in damaged EXIF; the pixels are good without it
-            return picture
-    return picture
-
-
-def _at_most(size: tuple[int, int]) -> tuple[int, int]:
-    """The same shape, no side longer than MAX_SIDE."""
-    scale = min(1.0, MAX_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _brightest(picture: Any) -> float:
-    return float(np.asarray(picture).max()) if picture.mode in DEEP else 0.0
-
-
-def _pixels(picture: Any, size: tuple[int, int], channels: int, white: float) -> np.ndarray:  # (H, W, C) uint8
-    from PIL import Image
-
-    if picture.mode in DEEP:  # PIL would clip it to white
-        grey = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray((grey * (255.0 / max(white, 1.0))).clip(0, 255).astype(np.uint8))
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if (picture.height, picture.width) != tuple(size):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(picture, dtype=np.uint8).reshape(*size, channels)
+        return cls(config, Form.from_json(saved))
 
 
 def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -302,7 +180,7 @@ class Encoder(nn.Module):
         self.pad = (height * side - codec.size[0], width_pixels * side - codec.size[1])
         self.positions: int | None = height * width_pixels
         self.axes = 2
-        self.known = (codec.mean, codec.std)
+        self.known = (codec.form.mean, codec.form.std)
         self.register_buffer("mean", torch.empty(codec.channels), persistent=False)
         self.register_buffer("std", torch.empty(codec.channels), persistent=False)
         # A patch of one pixel still sees its neighbours, or the first layer would only recolour.

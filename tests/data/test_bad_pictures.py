@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dougong.fields.image import MAX_SCANS, SCAN, Codec
+from dougong.data.pictures import MAX_SCANS, SCAN
+from dougong.fields.image import Codec
 
 GOOD = 40
 
@@ -58,9 +59,9 @@ PREPARE = """
 import json, resource, sys
 from pathlib import Path
 from dougong.core.config import read
-from dougong.data import prepare
+from dougong.data import pictures, prepare
 from dougong.fields import category, image
-image._open(Path("good0.png").read_bytes()).load()  # imports are no part of what is measured
+pictures.opened(Path("good0.png").read_bytes()).load()  # imports are no part of what is measured
 cleaning = read(prepare.Config, {"train": "x", "cleaning": {"max_bad": 0.5}})[0].cleaning
 config = prepare.Config(train="rows.csv", cache="cache", cleaning=cleaning)
 used = [prepare.Used("image", image.Config(), False, image), prepare.Used("label", category.Config(), True, category)]

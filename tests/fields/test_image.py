@@ -19,7 +19,8 @@ from torch import nn
 from dougong import model as models
 from dougong.core.config import read
 from dougong.core.errors import DataError
-from dougong.fields import Field, category, image
+from dougong.data import pictures
+from dougong.fields import Field, category
 from dougong.fields.image import Augment, Codec, Config, Encoder, augment
 from dougong.layers.losses import Loss
 from tests.clear_error import clear_error
@@ -156,14 +157,14 @@ def test_a_photo_that_says_how_to_turn_it_is_turned() -> None:
     turned = saved(Image.fromarray(pixels), "PNG", exif=exif)
     codec = Codec.fit(Config(), [turned])
     assert codec.size == (6, 8)
-    np.testing.assert_array_equal(codec.pixels(turned), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(codec.form.pixels(turned), np.rot90(pixels, -1))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_photo_with_damaged_exif_is_taken_as_it_lies() -> None:
     pixels = noise(8, 6)
     damaged = saved(Image.fromarray(pixels), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken")
-    np.testing.assert_array_equal(Codec.fit(Config(), [damaged]).pixels(damaged), pixels)
+    np.testing.assert_array_equal(Codec.fit(Config(), [damaged]).form.pixels(damaged), pixels)
 
 
 def test_large_photos_are_not_trained_on_at_their_full_size_unless_told() -> None:
@@ -188,8 +189,8 @@ def test_D8_a_picture_of_one_pixel_or_one_row_goes_through(kind: tuple[int, int]
     for config in (Config(), Config(size=(4, 4))):
         codec = Codec.fit(config, [data])
         assert np.asarray(codec.encode([data, None])[0]["pixels"]).shape == (2, *(config.size or kind), 3)
-        assert np.isfinite([*codec.mean, *codec.std]).all()
-        assert min(codec.std) > 0
+        assert np.isfinite([*codec.form.mean, *codec.form.std]).all()
+        assert min(codec.form.std) > 0
 
 
 def test_a_size_that_no_batch_has_room_for_is_refused() -> None:
@@ -321,7 +322,7 @@ def test_pixels_are_normalized_by_the_training_rows() -> None:
     field = field_of(Augment())
     values = [saved(noise(seed=seed)) for seed in range(4)]
     pixels = np.asarray(field.codec.encode(values)[0]["pixels"]) / 255
-    normal = (pixels - field.codec.mean) / field.codec.std
+    normal = (pixels - field.codec.form.mean) / field.codec.form.std
     assert np.allclose(normal.mean((0, 1, 2)), 0, atol=1e-9)
     assert np.allclose(normal.std((0, 1, 2)), 1)
 
@@ -329,4 +330,4 @@ def test_pixels_are_normalized_by_the_training_rows() -> None:
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with clear_error("pillow", "pip install 'dougong[data]'"):
-        image._open(b"")
+        pictures.opened(b"")
