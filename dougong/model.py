@@ -23,7 +23,7 @@ from dougong import backbones, fields
 from dougong.core import lean
 from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
-from dougong.fields import Field, reads_apart
+from dougong.fields import Field, reads_apart, reads_finer
 from dougong.layers.features import Features, stacked
 from dougong.layers.losses import Loss
 
@@ -74,7 +74,9 @@ class Model(nn.Module):
         looks_back = self.written is not None and not self.masked
         self.backbone = module.Backbone(config, positions=positions, causal=looks_back, axes=axes)
         for field in self.outputs:
-            head = field.type.Head(field.config, field.codec, self.backbone.out_width, field.config.loss or loss)
+            own_loss, width = field.config.loss or loss, self.backbone.out_width
+            more = {"finer": getattr(self.backbone, "finer_widths", ())} if reads_finer(field.config) else {}
+            head = field.type.Head(field.config, field.codec, width, own_loss, **more)
             self.add_module(f"out_{field.name}", head)
         self.tie()
 
@@ -250,7 +252,7 @@ class Arrival(nn.Module):
         if self.own is None:
             return features
         features = self.own(features)
-        return replace(features, values=self.project(features.values))
+        return replace(features, values=self.project(features.values), finer=())
 
     def shifted(self, batch: Batch) -> Features:
         return self.encoder.shifted(batch, self.name)

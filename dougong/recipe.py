@@ -26,7 +26,7 @@ RUNS = Path("runs")
 SECTIONS = ("name", "seed", "data", "inputs", "outputs", "model", "train")
 SHORT = {
     "train": ("optimizer", "schedule", "loss"),
-    "field": ("tokenizer", "encoder", "loss"),
+    "field": ("tokenizer", "encoder", "loss", "head"),
 }  # `adamw` = `{kind: adamw}`
 FIELD_NAME = r"[^\W\d][\w -]{0,63}"
 RESERVED = ("row", "mix", "auxiliary")  # what a batch holds and a loss counts beside the fields
@@ -413,7 +413,7 @@ class Reader:
             can = [each for each, other in inputs.items() if other.type == kind]
             if config.of not in can and (config.of is not None or len(can) != 1):
                 expected = f"an input of type {kind}" + (f": one of {', '.join(can)}" if can else "")
-                fix = f"write of: {can[0]}" if can else "add inputs: {text: text}"
+                fix = f"write of: {can[0]}" if can else f"add inputs: {{{kind}: {kind}}}"
                 self.wrong(f"outputs.{name}.of", config.of, expected, fix)
                 continue
             of = config.of or can[0]
@@ -425,13 +425,13 @@ class Reader:
             ways = {"model": model, f"inputs.{of}.encoder": encoders.get(of)}
             for key, each in ways.items():
                 if each is not None and not backbones.load(each.kind).Backbone.PLACES:
-                    expected = f"a backbone that keeps the places of words, for outputs.{name}"
+                    expected = f"a backbone that keeps the places of what it reads, for outputs.{name}"
                     self.wrong(f"{key}.kind", each.kind, expected, "write kind: transformer")
         if len(named) > 1:
-            self.wrong("outputs", sorted(named), "words of one input alone to be named", "train two models")
+            self.wrong("outputs", sorted(named), "words or places of one input alone to be named", "train two models")
         for side, configs in (("inputs", inputs), ("outputs", outputs)):
             for name, config in configs.items():
-                for key in ("words", "places"):
+                for key in ("words", "places", "sizes"):
                     if getattr(config, key, False) and named.get(name) != key:
                         self.wrong(f"{side}.{name}.{key}", True, f"false: no output names its {key}", "remove it")
         return inputs, outputs

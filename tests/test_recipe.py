@@ -769,10 +769,10 @@ def test_an_output_of_tags_has_its_input_tell_the_words():
         ({"inputs": {"a": "text", "b": "text"}}, ("outputs.tags.of", "an input of type text: one of a, b", "of: a")),
         ({"inputs": {"n": "number"}}, ("outputs.tags.of", "an input of type text", "add inputs")),
         ({"outputs": {"tags": {"type": "tags", "of": "sentense"}}}, ("outputs.tags.of", "'sentense'", "of: sentence")),
-        ({"model": "mlp"}, ("model.kind", "'mlp'", "keeps the places of words", "transformer")),
+        ({"model": "mlp"}, ("model.kind", "'mlp'", "keeps the places of what it reads", "transformer")),
         (
             {"inputs": {"sentence": {"type": "text", "encoder": "mlp"}}},
-            ("inputs.sentence.encoder.kind", "'mlp'", "keeps the places of words"),
+            ("inputs.sentence.encoder.kind", "'mlp'", "keeps the places of what it reads"),
         ),
         (
             {"inputs": {"sentence": {"type": "text", "words": True}}, "outputs": {"label": "category"}},
@@ -783,7 +783,7 @@ def test_an_output_of_tags_has_its_input_tell_the_words():
                 "inputs": {"a": "text", "b": "text"},
                 "outputs": {"p": {"type": "tags", "of": "a"}, "q": {"type": "tags", "of": "b"}},
             },
-            ("outputs", "words of one input alone"),
+            ("outputs", "words or places of one input alone"),
         ),
     ],
 )

@@ -6,7 +6,8 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.
         positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back;
         axes: how many the grid has that the positions unroll, 2 for an image, 3 for a clip, None where there is no grid
     .CAUSAL, .PATCH, .out_width         can it look back only; the image patch it likes; the width (D) of what comes out
-    .PLACES                             whether each position of a sequence that comes in comes out, too
+    .PLACES                             whether each position of a sequence that comes in comes out, too, and a grid as one
+    .finer_widths                       the widths of the `finer` features that come with a grid's; () where there are none
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
     .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation, with
         .memory, the encoder's features or None, and .choose(rows), which goes on with some rows, as beams do

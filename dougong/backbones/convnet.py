@@ -68,6 +68,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.out_width = config.width
         self.net: Sequence | Image = Sequence(config) if positions is None else Image(config, axes or 2)
+        self.finer_widths = self.net.finer_widths if isinstance(self.net, Image) else ()
 
     def forward(
         self, x: Features, *, causal: bool = False, memory: Features | None = None, cache: Cache | None = None
@@ -182,6 +183,7 @@ class Image(nn.Module):
             raise bad_field("model.over_time", c.over_time, "nothing for an image: it has no time", "remove it")
         stages = c.stages or min(3, c.layers)
         channels = [math.ceil(c.width / 2 ** (stages - 1 - stage)) for stage in range(stages)]
+        self.finer_widths = tuple(channels[:-1])
         self.enter = CONVS[axes](c.width, channels[0], 1, bias=False)
         blocks: list[ImageBlock] = []
         before = channels[0]
@@ -206,12 +208,14 @@ class Image(nn.Module):
         mask = None if bool(x.mask.all()) else x.mask.unflatten(1, grid)[:, None]  # (B, 1, N); None: nothing pads
         assert mask is None or self.axes == 2  # a clip has all of its frames
         values = self.enter(values)
+        finer = []
         for block in self.blocks:
+            if x.grid and block.stride > 1:  # type: ignore[operator]
+                finer.append(_unrolled(values, mask))
             values, mask = block(values, mask)
         values = F.relu(self.norm(values))  # (B, D, n)
-        shape = tuple(values.shape[2:])
-        kept = x.mask.new_ones(len(values), math.prod(shape)) if mask is None else mask.flatten(1)
-        return replace(x, values=values.flatten(2).transpose(1, 2), mask=kept, grid=shape if x.grid else None)
+        last = _unrolled(values, mask)
+        return replace(x, values=last.values, mask=last.mask, grid=last.grid if x.grid else None, finer=tuple(finer))
 
 
 class ImageBlock(nn.Module):
@@ -336,6 +340,13 @@ def _looking_ahead(h: Tensor, kernel: tuple[int, ...]) -> Tensor:
 def last_weight(conv: nn.Module) -> Tensor:
     """That of the convolution that a branch ends with."""
     return list(conv.parameters())[-1]
+
+
+def _unrolled(values: Tensor, mask: Tensor | None) -> Features:
+    """(B, C, n) -> features (B, T, C) with their grid."""
+    flat = values.flatten(2).transpose(1, 2)
+    real = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device) if mask is None else mask.flatten(1)
+    return Features(flat, real, tuple(values.shape[2:]))
 
 
 def _image_norm(config: Config, channels: int) -> nn.Module:

@@ -238,7 +238,7 @@ class WindowPlan:
 def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch:
     """Columns of some rows -> tensors; a ragged column is padded with zeros and comes with `<name>.length`.
 
-    One whose limit is 0 stays behind.
+    Whole numbers become int64, others stay as they are. One whose limit is 0 stays behind.
     """
     batch: Batch = {"row": torch.from_numpy(np.asarray(rows, dtype=np.int64))}
     for name, column in columns.items():
@@ -248,7 +248,8 @@ def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch
         if limits.get(name) == 0:
             continue
         lengths = np.minimum(column.lengths, limits.get(name, np.iinfo(np.int64).max))
-        padded = np.zeros((len(column), int(lengths.max(initial=1))), dtype=np.int64)
+        kind = np.int64 if column.values.dtype.kind in "iu" else column.values.dtype
+        padded = np.zeros((len(column), int(lengths.max(initial=1)), *column.values.shape[1:]), dtype=kind)
         for i, length in enumerate(lengths):
             padded[i, :length] = column.row(i)[:length]
         batch[name], batch[f"{name}.length"] = torch.from_numpy(padded), torch.from_numpy(lengths)

@@ -150,6 +150,12 @@ def upright(data: bytes) -> Any:
     return picture
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Height and width of a picture as it was seen."""
+    picture = upright(data)
+    return picture.height, picture.width
+
+
 def at_most(size: tuple[int, int]) -> tuple[int, int]:
     """The same shape, no side longer than MAX_SIDE."""
     scale = min(1.0, MAX_SIDE / max(size))

@@ -31,7 +31,9 @@ def write_shard(path: Path, columns: Columns) -> int:
     """Write one shard, complete or not at all; return its rows."""
     arrays = {name: _to_arrow(column) for name, column in columns.items()}
     shapes = {name: list(column.shape[1:]) for name, column in columns.items() if isinstance(column, np.ndarray)}
-    table = pa.table(arrays).replace_schema_metadata({"shapes": json.dumps(shapes)})
+    items = {name: list(column.values.shape[1:]) for name, column in columns.items() if isinstance(column, Ragged)}
+    told = {"shapes": json.dumps(shapes), "items": json.dumps({name: shape for name, shape in items.items() if shape})}
+    table = pa.table(arrays).replace_schema_metadata(told)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
@@ -48,23 +50,30 @@ def read_shard(path: Path) -> Columns:
         raise damaged(path, path.parent, "it is missing") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise damaged(path, path.parent, f"not a shard that can be read ({str(error)[:60]})") from None
-    shapes = json.loads((table.schema.metadata or {}).get(b"shapes", b"{}"))
-    return {name: _from_arrow(table.column(name), shapes.get(name)) for name in table.column_names}
+    shapes, items = (json.loads((table.schema.metadata or {}).get(key, b"{}")) for key in (b"shapes", b"items"))
+    return {name: _from_arrow(table.column(name), shapes.get(name), items.get(name, [])) for name in table.column_names}
 
 
 def _to_arrow(column: Column) -> pa.Array:
     if isinstance(column, Ragged):
-        return pa.LargeListArray.from_arrays(pa.array(column.offsets), pa.array(column.values))
-    if column.ndim == 1:
-        return pa.array(column)
-    size = int(np.prod(column.shape[1:]))
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(column).reshape(-1)), size)
+        return pa.LargeListArray.from_arrays(pa.array(column.offsets), _flat(column.values))
+    return _flat(column)
 
 
-def _from_arrow(chunked: pa.ChunkedArray, shape: list[int] | None) -> Column:
+def _flat(array: np.ndarray) -> pa.Array:
+    """(n, ...) -> n numbers, or n lists of as many numbers as there are in each."""
+    if array.ndim == 1:
+        return pa.array(array)
+    size = int(np.prod(array.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(array).reshape(-1)), size)
+
+
+def _from_arrow(chunked: pa.ChunkedArray, shape: list[int] | None, item: list[int]) -> Column:
+    """`shape`: of a row; None: it is ragged, of items of the shape `item`."""
     array: Any = chunked.chunk(0)  # `write_shard` writes one
     if shape is None:
-        return Ragged(array.values.to_numpy(), array.offsets.to_numpy())
+        values = array.values.flatten().to_numpy().reshape(-1, *item) if item else array.values.to_numpy()
+        return Ragged(values, array.offsets.to_numpy())
     if not shape:
         flat: np.ndarray = array.to_numpy()
         return flat

@@ -8,16 +8,18 @@ Each file offers
                 what is written step by step, or told from around it, is read by its Head's READER;
                 a READER with `vectors` and `table` gives those of rows, and of all that its Codec knows)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
-                BACKBONE: the one kind that it works with, where there is but one)
+                BACKBONE: the one kind that it works with, where there is but one;
+                FINER: it is also given the widths of the `finer` features that the backbone's come with)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
     check       key, config, whole -> the Problems that such a field finds in the other sections   (only where there are some)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     files       config -> paths of the files that it names                 (only where there are some)
     OF          the type of input whose words or places an output names; its Config has `of`, its Codec `check`
-                text, value -> the value as it is told of that text       (only where it does, as NAMES)
+                value, text -> the value as it is told of that text (or picture)   (only where it does, as NAMES)
     NAMES       the key by which that input is told so: `words`, or `places`, which are quoted: its Config has `step`,
-                the tokens from window to window of a long text, and its Codec `quote`, predictions with their texts
+                the tokens from window to window of a long text, and its Codec `quote`, predictions with their texts;
+                or `sizes`, of pictures in whose pixels the output is told
     augment     field, batch -> the training batch, changed at random; on either side    (only where it is)
     measured    field, batch -> the batch to be measured on, changed without chance      (only where it is)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
@@ -86,6 +88,11 @@ def bounded(config: Any) -> bool:
 def reads_apart(config: Any) -> bool:
     """Whether an output reads each input by itself, in place of all of them joined."""
     return getattr(load(config.type).Head, "SEPARATE", False)
+
+
+def reads_finer(config: Any) -> bool:
+    """Whether an output also looks at the features of a backbone's earlier stages."""
+    return getattr(load(config.type).Head, "FINER", False)
 
 
 def quotes(config: Any) -> bool:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dougong.core.config import Count, Fraction, NonNegative, config
 from dougong.core.errors import DataError, Problem
@@ -36,6 +37,7 @@ class Augment:
 
     flip: bool = False  # left to right, half of the pictures
     crop: Annotated[int, Field(ge=0)] = 0  # shifted by up to so many pixels, the rim filled with the edge
+    zoom: Annotated[float, Field(ge=0, le=0.9)] = 0.0  # enlarged or made smaller by up to this share, at a random place
     jitter: NonNegative = 0.0  # brightness and contrast changed by up to this share
     erase: Fraction = 0.0  # share of pictures in which a rectangle is wiped out
     mixup: NonNegative = 0.0  # alpha of the Beta distribution two pictures are blended by; 0 = never
@@ -50,6 +52,7 @@ class Config(FieldConfig):
     channels: Literal[1, 3] | None = None
     patch: Count | None = None  # side of the square that becomes one feature; the backbone's choice unless given
     augment: Augment = Augment()
+    sizes: bool = False  # keep how large each picture was; set where boxes are told in its pixels
 
 
 def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
@@ -95,11 +98,14 @@ class Codec:
         return cls(config, pictures.fit(sample, config.size, config.channels))
 
     def encode(self, values: Sequence[bytes | None]) -> tuple[Columns, dict[str, int]]:
-        """{"pixels": (N, H, W, C) uint8}; a missing picture is black."""
+        """{"pixels": (N, H, W, C) uint8}; a missing picture is black. With `sizes` also {"size": (N, 2) int32}, as they came."""
         blank = self.form.blank
         rows = [blank if value is None else self.form.pixels(value) for value in values]
-        pixels = np.stack(rows) if rows else np.zeros((0, *blank.shape), dtype=np.uint8)
-        return {"pixels": pixels}, {"missing": sum(value is None for value in values)}
+        columns: Columns = {"pixels": np.stack(rows) if rows else np.zeros((0, *blank.shape), dtype=np.uint8)}
+        if self.config.sizes:
+            known = [self.size if value is None else pictures.upright_size(value) for value in values]
+            columns["size"] = np.array(known, dtype=np.int32).reshape(-1, 2)
+        return columns, {"missing": sum(value is None for value in values)}
 
     def decode(self, columns: Columns) -> list[np.ndarray]:
         return list(np.asarray(columns["pixels"]))
@@ -116,25 +122,33 @@ class Codec:
 
 
 def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A training batch with its pictures changed at random (torch's generator, so a resumed run repeats it)."""
+    """A training batch with its pictures changed at random (torch's generator, so a resumed run repeats it).
+
+    "affine" (B, 2, 3) says where each place came to lie: (x, y, 1) -> (x', y'), in shares of width and height. Whoever
+    changes the geometry adds to it by `then`.
+    """
     setting: Augment = field.config.augment
     key = f"{field.name}.pixels"
     pixels = batch[key]  # (B, H, W, C) uint8
     if setting == Augment():
         return batch
     rows = len(pixels)
+    affine = torch.eye(2, 3, device=pixels.device).repeat(rows, 1, 1)  # (B, 2, 3)
     if setting.crop:
-        pixels = _shift(pixels, setting.crop)
+        pixels, affine = _shift(pixels, affine, setting.crop)
     if setting.flip:
         turned = torch.rand(rows, device=pixels.device) < 0.5
         pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
+        affine = torch.where(turned[:, None, None], then(affine, affine.new_tensor([[[-1, 0, 1], [0, 1, 0]]])), affine)
+    if setting.zoom:
+        pixels, affine = _zoom(pixels, affine, setting.zoom)
     if setting.erase:
         pixels = _erase(pixels, setting.erase)
     if setting.jitter:
         scale = 1 + setting.jitter * (2 * torch.rand(rows, 1, 1, 1, device=pixels.device) - 1)
         shift = 255 * setting.jitter * (2 * torch.rand(rows, 1, 1, 1, device=pixels.device) - 1)
         pixels = (pixels.float() * scale + shift).clamp(0, 255).to(torch.uint8)
-    batch = {**batch, key: pixels}
+    batch = {**batch, key: pixels, f"{field.name}.affine": affine}
     if setting.mixup and rows > 1:
         share = float(torch.distributions.Beta(setting.mixup, setting.mixup).sample())
         partner = torch.randperm(rows, device=pixels.device)
@@ -143,14 +157,37 @@ def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _shift(pixels: Tensor, most: int) -> Tensor:
+def then(affine: Tensor, step: Tensor) -> Tensor:
+    """First one, then the other: (B, 2, 3) each."""
+    moved = step[:, :, :2] @ affine
+    return torch.cat([moved[:, :, :2], moved[:, :, 2:] + step[:, :, 2:]], dim=2)
+
+
+def _shift(pixels: Tensor, affine: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Each picture moved by its own offset of up to `most` pixels, the rim repeated."""
     rows, height, width, _ = pixels.shape
     offset = torch.randint(-most, most + 1, (2, rows, 1), device=pixels.device)
     y = (torch.arange(height, device=pixels.device) + offset[0]).clamp(0, height - 1)  # (B, H)
     x = (torch.arange(width, device=pixels.device) + offset[1]).clamp(0, width - 1)  # (B, W)
     index = torch.arange(rows, device=pixels.device)[:, None, None]
-    return pixels[index, y[:, :, None], x[:, None, :]]
+    there = offset[:, :, 0].flip(0).T / offset.new_tensor([width, height])  # (B, 2)
+    moved = torch.cat([affine[:, :, :2], affine[:, :, 2:] - there[:, :, None]], dim=2)
+    return pixels[index, y[:, :, None], x[:, None, :]], moved
+
+
+def _zoom(pixels: Tensor, affine: Tensor, most: float) -> tuple[Tensor, Tensor]:
+    """Each picture scaled by its own factor between 1 - `most` and 1 + `most`, and put at a random place, the rim repeated."""
+    rows, device = len(pixels), pixels.device
+    scale = 1 + most * (2 * torch.rand(rows, 1, device=device) - 1)  # (B, 1)
+    corner = torch.rand(rows, 2, device=device) * (1 - scale)  # (B, 2): where the picture's own corner comes to lie
+    step = torch.cat([scale[:, :, None] * torch.eye(2, device=device), corner[:, :, None]], dim=2)  # (B, 2, 3)
+    # What torch asks for is the way back, in coordinates from -1 to 1.
+    back = (1 - 2 * corner) / scale - 1
+    theta = torch.cat([torch.eye(2, device=device) / scale[:, :, None], back[:, :, None]], dim=2)
+    planes = pixels.movedim(-1, 1).float()  # (B, C, H, W)
+    grid = functional.affine_grid(theta, list(planes.shape), align_corners=False)
+    moved = functional.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+    return moved.round().to(torch.uint8).movedim(1, -1), then(affine, step)
 
 
 def _erase(pixels: Tensor, share: float) -> Tensor:

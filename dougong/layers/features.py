@@ -18,6 +18,7 @@ class Features:
 
     `auxiliary` is a loss that a backbone adds for its own balance (mixture of experts), already a mean over positions.
     `segments` says which of several sequences in one row a position belongs to, if they must not see one another.
+    `finer` are the features of a backbone's earlier stages, of higher resolution and of widths of their own, finest first.
     """
 
     values: Tensor  # (B, T, D) float
@@ -26,6 +27,7 @@ class Features:
     auxiliary: Tensor | None = None
     places: Tensor | None = None  # (B, W) int64: the position of each word or token that an output names, -1: not read
     segments: Tensor | None = None  # (B, T) int64, the same number for what lies together
+    finer: tuple[Features, ...] = ()
 
     def mean(self) -> Tensor:
         """The mean over real positions, (B, D)."""

@@ -37,6 +37,16 @@ def test_each_stage_halves_an_image(
     assert y.values.isfinite().all()
 
 
+def test_earlier_stages_come_along_with_their_grids(build: Build, features: Make) -> None:
+    model = build(Config(width=12, layers=3), 7 * 5)
+    y = model(features(12, [35, 35], grid=(7, 5)))
+    assert [each.grid for each in y.finer] == [(7, 5), (4, 3)]
+    assert [each.values.shape for each in y.finer] == [(2, 35, 3), (2, 12, 6)]
+    assert model.finer_widths == (3, 6)
+    assert build(Config(width=12, layers=3), 5)(features(12, [5])).finer == ()  # a table has no grid
+    assert build(Config(width=12, layers=3), None).finer_widths == ()
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("grid", [(8, 6), (7, 5), (1, 9), (1, 1), None])
 def test_every_kernel_gives_the_same_grid(

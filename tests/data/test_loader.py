@@ -157,6 +157,14 @@ def test_collate_pads_cuts_and_tells_lengths() -> None:
     assert batch["t.tokens"].dtype == torch.int64
 
 
+def test_collate_pads_rows_of_vectors_and_keeps_what_is_no_whole_number() -> None:
+    boxes = Ragged(np.arange(12, dtype=np.float32).reshape(3, 4), np.array([0, 2, 2, 3]))
+    batch = collate({"b.boxes": boxes}, np.arange(3), {})
+    assert batch["b.boxes"].dtype == torch.float32
+    assert batch["b.boxes"].tolist() == [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0] * 4] * 2, [[8, 9, 10, 11], [0] * 4]]
+    assert batch["b.boxes.length"].tolist() == [2, 0, 1]
+
+
 def test_collate_copies_what_is_mapped_read_only(tmp_path: Path) -> None:
     count = write_shard(tmp_path / "a.arrow", {"n.value": np.float32([1, 2, 3])})
     plan = RowPlan(Split("train", [tmp_path / "a.arrow"], [count]), limits={}, batch_rows=3, shuffle=False)

@@ -45,6 +45,20 @@ def split_of(folder: Path, shards: list[list[int]]) -> Split:
     return Split("train", paths, counts)
 
 
+def test_rows_of_vectors_come_back_as_they_were(tmp_path: Path) -> None:
+    boxes = Ragged(np.arange(12, dtype=np.float32).reshape(3, 4), np.array([0, 2, 2, 3]))
+    none = Ragged(np.zeros((0, 4), dtype=np.float32), np.zeros(4, dtype=np.int64))
+    write_shard(tmp_path / "part.arrow", {"b.boxes": boxes, "b.none": none})
+    found = read_shard(tmp_path / "part.arrow")
+    for name, wanted in (("b.boxes", boxes), ("b.none", none)):
+        column = found[name]
+        assert isinstance(column, Ragged)
+        assert column.values.dtype == np.float32
+        assert column.values.tolist() == wanted.values.tolist()
+        assert column.values.shape == wanted.values.shape
+        assert column.offsets.tolist() == wanted.offsets.tolist()
+
+
 def written(path: Path) -> Written:
     data = path.read_bytes()
     return Written(len(data), hashlib.sha256(data).hexdigest())

@@ -278,6 +278,36 @@ def test_erase_wipes_a_rectangle_in_a_share_of_the_pictures() -> None:
     assert share.max() < 0.45
 
 
+@pytest.mark.parametrize(
+    "setting", [Augment(crop=4), Augment(flip=True), Augment(zoom=0.4), Augment(crop=3, flip=True, zoom=0.3)]
+)
+def test_what_was_done_to_the_geometry_stands_beside_the_picture(setting: Augment) -> None:
+    torch.manual_seed(0)
+    pixels = torch.zeros(32, 40, 60, 1, dtype=torch.uint8)
+    pixels[:, 16:20, 24:28] = 255  # its middle is at (26 / 60, 18 / 40)
+    batch = augment(field_of(setting), {"x.pixels": pixels})
+    light = batch["x.pixels"].float()[..., 0]
+    x = (light * (torch.arange(60) + 0.5)).sum((1, 2)) / light.sum((1, 2)) / 60
+    y = (light * (torch.arange(40)[:, None] + 0.5)).sum((1, 2)) / light.sum((1, 2)) / 40
+    told = batch["x.affine"] @ torch.tensor([26 / 60, 18 / 40, 1.0])  # (B, 2)
+    assert len(told.unique(dim=0)) > 1
+    assert (told - torch.stack([x, y], dim=1)).abs().max() < 0.004
+
+
+def test_the_size_that_a_picture_had_is_kept_where_it_is_asked_for() -> None:
+    config = Config(size=(8, 6), sizes=True)
+    turned = saved(Image.fromarray(noise(5, 9)), "JPEG", exif=exif_turned())
+    columns, _ = Codec.fit(config, [saved(noise())]).encode([saved(noise(30, 20)), turned, None])
+    assert columns["size"].tolist() == [[30, 20], [9, 5], [8, 6]]
+    assert "size" not in Codec.fit(Config(size=(8, 6)), [saved(noise())]).encode([None])[0]
+
+
+def exif_turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    return exif
+
+
 @pytest.mark.parametrize("wrong", [{"crop": -1}, {"jitter": -0.1}, {"erase": 1.5}, {"mixup": -1}])
 def test_wrong_augmentations_are_refused(wrong: dict[str, Any]) -> None:
     assert len(read(Augment, wrong, "inputs.x.augment")[1]) == 1

@@ -463,7 +463,10 @@ def test_the_threshold_is_settled_on_the_validation_rows(tmp_path: Path, monkeyp
             ("outputs.answer = 'span'", "a span to be the only output", "train two models"),
         ),
         ({"outputs": {"answer": "span"}}, ("outputs.answer.of", "one of passage, question", "write of: passage")),
-        ({"model": "mlp"}, ("model.kind = 'mlp'", "keeps the places of words, for outputs.answer", "transformer")),
+        (
+            {"model": "mlp"},
+            ("model.kind = 'mlp'", "keeps the places of what it reads, for outputs.answer", "transformer"),
+        ),
         (
             {"inputs": {"question": {"type": "text", "places": True}, "passage": "text"}},
             ("inputs.question.places = true", "no output names its places", "remove it"),
