@@ -75,6 +75,16 @@ def limits_of(fields_: Sequence[Field]) -> dict[str, int]:
     return {f"{field.name}.{key}": limit for field in fields_ for key, limit in field.codec.limits().items()}
 
 
+def strides_of(fields_: Sequence[Field]) -> dict[str, int]:
+    """Of how many values of a ragged column one position is made, where that is not one."""
+    return {
+        f"{field.name}.{key}": stride
+        for field in fields_
+        if hasattr(field.codec, "strides")
+        for key, stride in field.codec.strides().items()
+    }
+
+
 def plan_of(
     recipe: Recipe,
     split: Split,
@@ -87,7 +97,7 @@ def plan_of(
     """How a split is read: windows of a stream for a language model, whole rows otherwise. `brief`: an even part of a large one."""
     rows, tokens = batch_of(recipe, split)
     field = next((field for field in outputs if field.name == recipe.written), None)
-    if field and field.type.Head.STREAM and not inputs:
+    if field and field.head.STREAM and not inputs:
         context = field.config.max_length
         return WindowPlan(
             split,
@@ -101,13 +111,20 @@ def plan_of(
             overlap=not fields.masked(field.config),
             boundaries=fields.bounded(field.config),
         )
-    limits = limits_of([*inputs, *outputs])
+    limits, strides = limits_of([*inputs, *outputs]), strides_of([*inputs, *outputs])
     most = BRIEF_ROWS if brief else None
     if (quoting := next((field for field in outputs if fields.quotes(field.config)), None)) is not None:
         windows = windows_of(split, inputs, quoting, most)
         return RowPlan(windows, limits=limits, batch_rows=rows, batch_tokens=tokens, seed=recipe.seed, shuffle=shuffle)
     return RowPlan(
-        split, limits=limits, batch_rows=rows, batch_tokens=tokens, seed=recipe.seed, shuffle=shuffle, most=most
+        split,
+        limits=limits,
+        strides=strides,
+        batch_rows=rows,
+        batch_tokens=tokens,
+        seed=recipe.seed,
+        shuffle=shuffle,
+        most=most,
     )
 
 

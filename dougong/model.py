@@ -40,7 +40,7 @@ class Model(nn.Module):
     ):
         super().__init__()
         self.inputs, self.outputs = list(inputs), list(outputs)
-        self.written = next((field for field in outputs if field.type.Head.AUTOREGRESSIVE), None)
+        self.written = next((field for field in outputs if field.head.AUTOREGRESSIVE), None)
         self.masked = self.written is not None and fields.masked(self.written.config)
         assert not (self.masked and self.inputs)  # refused by the recipe
         self.quoting = next((field for field in outputs if fields.quotes(field.config)), None)
@@ -55,7 +55,7 @@ class Model(nn.Module):
         self.one_encoder = fields.share_encoder(read, told, encoders)
         for field in arriving[:1] if self.one_encoder else arriving:
             own = encoders.get(field.name)
-            reader = field.type.Head.READER if field is self.written else field.type.Encoder
+            reader = field.head.READER if field is self.written else field.type.Encoder
             self.add_module(f"in_{field.name}", Arrival(field, reader, own, config.width, module.Backbone.PATCH))
         self.encoder: nn.Module | None = None
         joined = arriving
@@ -76,7 +76,7 @@ class Model(nn.Module):
         for field in self.outputs:
             own_loss, width = field.config.loss or loss, self.backbone.out_width
             more = {"finer": getattr(self.backbone, "finer_widths", ())} if reads_finer(field.config) else {}
-            head = field.type.Head(field.config, field.codec, width, own_loss, **more)
+            head = field.head(field.config, field.codec, width, own_loss, **more)
             self.add_module(f"out_{field.name}", head)
         self.tie()
 

@@ -50,7 +50,7 @@ class Recipe:
     @property
     def written(self) -> str | None:
         """The output that is written step by step (a text), if there is one."""
-        found = (name for name, config in self.outputs.items() if fields.load(config.type).Head.AUTOREGRESSIVE)
+        found = (name for name, config in self.outputs.items() if fields.head_of(config).AUTOREGRESSIVE)
         return next(found, None)
 
     @property
@@ -327,7 +327,7 @@ class Reader:
         for name in sides[0].keys() & sides[1].keys():
             fix = "rename it, and set column: to the column's name"
             self.wrong(f"outputs.{name}", name, "a name that no input has", fix)
-        written = [name for name, config in outputs.items() if fields.load(config.type).Head.AUTOREGRESSIVE]
+        written = [name for name, config in outputs.items() if fields.head_of(config).AUTOREGRESSIVE]
         if written and len(outputs) > 1:
             kind = outputs[written[0]].type
             self.wrong(f"outputs.{written[0]}", kind, f"a {kind} to be the only output", "train two models")
@@ -344,7 +344,7 @@ class Reader:
         for side, configs in (("outputs", outputs), ("inputs", inputs)):
             for name, config in configs.items():
                 self.problems += fields.problems_of(f"{side}.{name}", config, whole)
-        stream = written and not inputs and fields.load(outputs[written[0]].type).Head.STREAM
+        stream = written and not inputs and fields.head_of(outputs[written[0]]).STREAM
         if stream and train and train.batch_tokens:
             context = outputs[written[0]].max_length
             if train.batch_tokens < context:
@@ -459,7 +459,7 @@ class Reader:
         if loss is None:
             return
         key = f"outputs.{name}.loss" if config.loss else "train.loss"
-        kinds = list(getattr(fields.load(config.type).Head, "LOSSES", ("auto", "cross_entropy")))
+        kinds = list(getattr(fields.head_of(config), "LOSSES", ("auto", "cross_entropy")))
         because = f"because {name!r} is a {config.type}"
         if loss.kind not in kinds:
             self.wrong(f"{key}.kind", loss.kind, f"one of {', '.join(kinds)}, {because}", f"write {kinds[-1]!r}")
@@ -498,7 +498,7 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
     types = {config.type for config in inputs.values()}
     if only := next(filter(None, map(fields.only_backbone, outputs.values())), None):
         return only, "small"
-    if any(fields.load(config.type).Head.AUTOREGRESSIVE for config in outputs.values()):
+    if any(fields.head_of(config).AUTOREGRESSIVE for config in outputs.values()):
         return "transformer", "small"
     if "image" in types:
         return "convnet" if len(

@@ -1,33 +1,31 @@
-"""Labelled folders: one folder of images or of texts for each label, read as a table. Hidden files are none of it."""
+"""Labelled folders: one folder of images, sounds or texts for each label, read as a table. Hidden files are none of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from dougong.data import plain_text
+from dougong.data.media import ENDINGS, kind_of
 from dougong.data.records import Record, Unreadable, refuse
-
-IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def read(folder: Path) -> Iterator[Record]:
-    """`<label>/*.png` -> image (its path within the folder), label; `<label>/*.txt` -> text, label."""
+    """`<label>/*.png` -> image (its path within the folder), label; `<label>/*.txt` -> text, label; sounds as images."""
     kind = labelled(folder)
     if not kind:
-        refuse(folder, "no folders of images or texts in it", "put the files into one folder a label")
+        refuse(folder, "no folders of images, sounds or texts in it", "put the files into one folder a label")
     for label in visible(folder):
         if not label.is_dir():
             yield Unreadable("a file beside the folders of the labels", label.name)
             continue
         for file in visible(label):
             place = f"{label.name}/{file.name}"
-            wanted = IMAGES if kind == "image" else {".txt"}
+            wanted = ENDINGS.get(kind, (".txt",))
             if file.suffix.lower() not in wanted or not file.is_file():
                 yield Unreadable(f"{place}: not one of {', '.join(sorted(wanted))}", place)
-            elif kind == "image":
-                yield {"image": place, "label": label.name}
+            elif kind in ENDINGS:
+                yield {kind: place, "label": label.name}
             else:
                 yield _labelled_text(file, label.name, place)
 
@@ -41,15 +39,14 @@ def _labelled_text(file: Path, label: str, place: str) -> Record:
     return {**record, "label": label} if isinstance(record, dict) else Unreadable(f"{place}: blank", place)
 
 
-def labelled(folder: Path) -> Literal["image", "text"] | None:
+def labelled(folder: Path) -> str | None:
     """What the files are in a folder that holds one folder for each label."""
     for label in visible(folder):
         if not label.is_dir():
             continue
         for file in visible(label):
-            suffix = file.suffix.lower()
-            if suffix in IMAGES or suffix == ".txt":
-                return "text" if suffix == ".txt" else "image"
+            if kind := "text" if file.suffix.lower() == ".txt" else kind_of(file.name):
+                return kind
     return None
 
 

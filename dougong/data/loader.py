@@ -54,7 +54,8 @@ class Plan(Protocol):
 class RowPlan:
     """Batches of whole rows: `batch_rows` each, or as many as fit into `batch_tokens` with their padding.
 
-    `most` takes only so many rows, evenly spread over the split: enough to validate on.
+    `most` takes only so many rows, evenly spread over the split: enough to validate on. `strides` says of how many values of a
+    ragged column one position is made, where that is not one (samples of sound): `batch_tokens` counts positions.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class RowPlan:
         split: Split | Windows,
         *,
         limits: dict[str, int],
+        strides: dict[str, int] | None = None,
         batch_rows: int = 0,
         batch_tokens: int = 0,
         seed: int = 0,
@@ -71,6 +73,7 @@ class RowPlan:
         assert bool(batch_rows) != bool(batch_tokens)
         self.size = min(split.rows, most or split.rows)
         self.split, self.limits, self.seed, self.shuffle = split, limits, seed, shuffle
+        self.strides = strides or {}
         self.batch_rows, self.batch_tokens = batch_rows, batch_tokens
         self.pool_rows = POOL * (batch_rows or max(1, batch_tokens // 64))
 
@@ -121,8 +124,11 @@ class RowPlan:
         return batches
 
     def _lengths(self, rows: np.ndarray) -> np.ndarray:
-        """(n, F): tokens of each row in each ragged column, as far as a batch takes them."""
-        lengths = [np.minimum(self.split.lengths(name)[rows], limit) for name, limit in self.limits.items()]
+        """(n, F): positions of each row that each ragged column makes, as far as a batch takes them."""
+        lengths = [
+            -(-np.minimum(self.split.lengths(name)[rows], limit) // self.strides.get(name, 1))
+            for name, limit in self.limits.items()
+        ]
         return np.stack(lengths, axis=1) if lengths else np.ones((len(rows), 1), dtype=np.int64)
 
     def _cuts(self, lengths: np.ndarray) -> np.ndarray:
@@ -248,7 +254,9 @@ def collate(columns: Columns, rows: np.ndarray, limits: dict[str, int]) -> Batch
         if limits.get(name) == 0:
             continue
         lengths = np.minimum(column.lengths, limits.get(name, np.iinfo(np.int64).max))
-        kind = np.int64 if column.values.dtype.kind in "iu" else column.values.dtype
+        kind = column.values.dtype
+        # What is looked up in a table (ids of tokens) is int64 for torch; samples and measures stay as narrow as they are.
+        kind = np.dtype(np.int64) if kind.kind in "iu" and kind != np.int16 else kind
         padded = np.zeros((len(column), int(lengths.max(initial=1)), *column.values.shape[1:]), dtype=kind)
         for i, length in enumerate(lengths):
             padded[i, :length] = column.row(i)[:length]

@@ -22,6 +22,7 @@ import numpy as np
 from dougong.core.errors import shown
 from dougong.data.cleaning import MAX_NUMBER, Kinds, to_number
 from dougong.data.duplicates import value_hashes
+from dougong.data.media import ENDINGS, kind_of
 from dougong.data.quarantine import group
 
 MAX_DISTINCT = 10_000
@@ -107,7 +108,7 @@ class Column:
     low: float = math.inf
     high: float = -math.inf
     lists: int = 0
-    images: int = 0
+    media: Counter[str] = field(default_factory=Counter)  # names of files, by the type that reads them
     lengths: Histogram = field(default_factory=Histogram)  # characters of text, items of lists
     hashes: set[int] = field(default_factory=set)  # of distinct values, at most one more than MAX_DISTINCT
     classes: Counter[str] = field(default_factory=Counter)  # of values that may be labels
@@ -126,7 +127,8 @@ class Column:
             self._add_number(value)
         if isinstance(value, str):
             self.lengths.add(len(value))
-            self.images += not self.kind and value.lower().endswith((".png", ".jpg", ".jpeg", ".webp"))
+            if not self.kind and (kind := kind_of(value)):
+                self.media[kind] += 1
         self._count([value])
 
     def add_all(self, values: Sequence[object], hashes: np.ndarray | None = None) -> None:
@@ -153,7 +155,7 @@ class Column:
                 low, high = float(fit.min()), float(fit.max())
                 self._merge_numbers(Column(numbers=len(fit), mean=mean, squares=squares, low=low, high=high))
             self._count(numbers.tolist(), None if hashes is None else hashes[present])
-        elif self.kind == "image" and types == {bytes}:
+        elif self.kind in ENDINGS and types == {bytes}:
             self.rows += len(values)
             self._count(values, hashes)
         else:
@@ -191,9 +193,10 @@ class Column:
 
     def merge(self, other: Column) -> None:
         self._merge_numbers(other)
-        for name in ("rows", "missing", "not_finite", "lists", "images"):
+        for name in ("rows", "missing", "not_finite", "lists"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths.merge(other.lengths)
+        self.media.update(other.media)
         self.hashes = set(sorted(self.hashes | other.hashes)[: MAX_DISTINCT + 1])
         for name, count in other.classes.items():
             self._add_class(name, count)
@@ -227,8 +230,8 @@ class Column:
         few = distinct <= max(2, min(100, self.present // 3))  # each value stands three times or more
         if self.lists == self.present:
             return "labels"
-        if self.images == self.present:
-            return "image"
+        if self.present in self.media.values():
+            return next(iter(self.media))
         if self.numbers + self.not_finite == self.present:
             whole = self.low >= 0 and all(name.isdecimal() for name in self.classes)
             return "category" if whole and distinct <= min(10, self.present // 3) else "number"
@@ -257,7 +260,7 @@ class Column:
         if not self.numbers:
             plain |= {"low": None, "high": None}  # JSON knows no infinity
         lists = {"hashes": sorted(self.hashes), "classes": dict(self.classes), "lengths": self.lengths.to_json()}
-        return plain | lists
+        return plain | lists | {"media": dict(self.media)}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Column:
@@ -265,7 +268,9 @@ class Column:
         if not plain["numbers"]:
             plain |= {"low": math.inf, "high": -math.inf}
         lengths = Histogram.from_json(value["lengths"])
-        return Column(**plain, lengths=lengths, hashes=set(value["hashes"]), classes=Counter(value["classes"]))
+        media = Counter(value.get("media", {}))  # absent in reports of 0.1
+        hashes, classes = set(value["hashes"]), Counter(value["classes"])
+        return Column(**plain, media=media, lengths=lengths, hashes=hashes, classes=classes)
 
 
 def _name(value: object) -> str:
@@ -274,7 +279,7 @@ def _name(value: object) -> str:
 
 
 OTHERS = "(other values)"
-PLAIN = ("kind", "rows", "missing", "not_finite", "numbers", "mean", "squares", "low", "high", "lists", "images")
+PLAIN = ("kind", "rows", "missing", "not_finite", "numbers", "mean", "squares", "low", "high", "lists")
 
 
 class DataReport:

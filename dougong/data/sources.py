@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from dougong.core.errors import DataError, nearest, shown
 from dougong.data import delimited, folders, json_lines, plain_text, tables
+from dougong.data.media import kind_of
 from dougong.data.records import CHUNK, MAX_COLUMNS, VALUE, Many, Reader, Record, Unit, Unreadable, refuse
 
 BLOCK_ROWS = 1000  # rows of a block that come one by one
@@ -136,12 +137,9 @@ def _in_folder(folder: Path) -> list[Path]:
         return files
     if folders.labelled(folder):
         return [folder]
-    if any(entry.suffix.lower() in folders.IMAGES for entry in entries):
-        refuse(
-            folder,
-            "images without labels",
-            "put them into one folder a label, or list them in a csv with an image column",
-        )
+    if kind := next(filter(None, (kind_of(entry.name) for entry in entries)), None):
+        fix = f"put them into one folder a label, or list them in a csv with a column of type {kind}"
+        refuse(folder, f"files of {kind} without labels", fix)
     for entry in entries:
         if entry.is_file():
             _format(entry)  # says why this one cannot be read

@@ -9,7 +9,9 @@ Each file offers
                 a READER with `vectors` and `table` gives those of rows, and of all that its Codec knows)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
                 BACKBONE: the one kind that it works with, where there is but one;
-                FINER: it is also given the widths of the `finer` features that the backbone's come with)
+                FINER: it is also given the widths of the `finer` features that the backbone's come with;
+                ALIGNED: true where it reads the places of what goes in, one after the other, and needs them all)
+    head        config -> the Head of such a field                (only where its type has more than one)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
     check       key, config, whole -> the Problems that such a field finds in the other sections   (only where there are some)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
@@ -64,20 +66,31 @@ def settled_keys(config: Any) -> tuple[str, ...]:
     return tuple(module.SETTLED(config)) if hasattr(module, "SETTLED") else ()
 
 
+def head_of(config: Any) -> Any:
+    """The Head of an output, of those that its type has."""
+    module = load(config.type)
+    return module.head(config) if hasattr(module, "head") else module.Head
+
+
 def masked(config: Any) -> bool:
-    """Whether an output is told from what stands around it, in place of written step by step."""
-    return getattr(config, "objective", "causal") != "causal"
+    """Whether an output is told from what stands around it, in place of written step by step: its Config says so."""
+    return bool(getattr(config, "masked", False))
+
+
+def aligned(config: Any) -> bool:
+    """Whether an output is read off the places of what goes in, one after the other, and needs them all."""
+    return getattr(head_of(config), "ALIGNED", False)
 
 
 def only_backbone(config: Any) -> str | None:
     """The one kind of backbone that an output works with, if there is but one."""
-    kind: str | None = getattr(load(config.type).Head, "BACKBONE", None)
+    kind: str | None = getattr(head_of(config), "BACKBONE", None)
     return kind
 
 
 def has_vectors(config: Any) -> bool:
     """Whether what an output is made of, words, has vectors that can be asked for, and looked through."""
-    return hasattr(getattr(load(config.type).Head, "READER", None), "vectors")
+    return hasattr(getattr(head_of(config), "READER", None), "vectors")
 
 
 def bounded(config: Any) -> bool:
@@ -87,12 +100,12 @@ def bounded(config: Any) -> bool:
 
 def reads_apart(config: Any) -> bool:
     """Whether an output reads each input by itself, in place of all of them joined."""
-    return getattr(load(config.type).Head, "SEPARATE", False)
+    return getattr(head_of(config), "SEPARATE", False)
 
 
 def reads_finer(config: Any) -> bool:
     """Whether an output also looks at the features of a backbone's earlier stages."""
-    return getattr(load(config.type).Head, "FINER", False)
+    return getattr(head_of(config), "FINER", False)
 
 
 def quotes(config: Any) -> bool:
@@ -136,6 +149,11 @@ class Field:
         return load(self.config.type)
 
     @property
+    def head(self) -> Any:
+        """The class of its Head."""
+        return head_of(self.config)
+
+    @property
     def column(self) -> str:
         return self.config.column or self.name
 
@@ -143,5 +161,5 @@ class Field:
 def metrics_of(output: Field, *, answers: bool) -> list[Any]:
     """The metrics of an output; `answers`: of texts that were written, too."""
     module = output.type
-    written = module.ANSWERS(output.config, output.codec) if answers and module.Head.AUTOREGRESSIVE else []
+    written = module.ANSWERS(output.config, output.codec) if answers and output.head.AUTOREGRESSIVE else []
     return [*written, *module.METRICS(output.config, output.codec)]

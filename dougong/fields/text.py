@@ -77,6 +77,11 @@ class Config(FieldConfig):
     beams: Annotated[Count, Field(le=64)] = 1  # texts that are searched along at once when an answer is written
     length_penalty: float = 1.0  # of beams: above 0 favours longer texts
 
+    @property
+    def masked(self) -> bool:
+        """Whether it is told from what stands around it, and not written."""
+        return self.objective == "masked"
+
     def __post_init__(self) -> None:
         if self.lowercase and isinstance(self.tokenizer, FileTokenizer | InitTokenizer):
             expected = "false beside a finished tokenizer, which changes the text its own way"

@@ -51,6 +51,11 @@ class Config(FieldConfig):
     max_length: Count = 256  # words that are read together; those beyond its edges do not see one another
     loss: Loss | None = None
 
+    @property
+    def masked(self) -> bool:
+        """Either objective tells a word by those around it, or those around it by a word."""
+        return True
+
 
 class Codec:
     """Words of a text <-> their numbers, the most frequent first. Every text is closed by END."""
