@@ -80,7 +80,7 @@ def test_t1_t15_t16_a_run_killed_again_and_again_ends_bit_for_bit_as_the_undistu
         os.kill(pid, signal.SIGKILL)
         assert training.wait(pid) == -signal.SIGKILL, training.said()
         done += 1
-    assert done >= kills // 2
+    assert done >= kills // 3  # on a fast machine a few steps pass between the line seen and the kill
     assert training.do("--quiet") == 0, training.said()
     training.same_as(undisturbed(name))
 

@@ -105,8 +105,10 @@ def test_the_size_of_batches_does_not_matter(name: str):
     assert whole.rows == small.rows
     for key, estimate in whole.metrics.items():
         other = small.metrics[key]
+        # Other sizes are other sums in the last bit (more in bf16): answers that are all but equal change places.
+        most = 2e-3 if key.endswith("spearman") else 2e-4
         for part in ("value", "low", "high"):
-            assert getattr(other, part) == pytest.approx(getattr(estimate, part), rel=2e-4, abs=1e-6, nan_ok=True)
+            assert getattr(other, part) == pytest.approx(getattr(estimate, part), rel=most, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", ["reviews", "prices"])
