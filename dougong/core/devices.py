@@ -45,7 +45,9 @@ def pick_dtype(wanted: Precision, device: torch.device, width: int) -> torch.dty
 def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and "amx_bf16" in cpu_flags()
+    # Both multiply twice as fast as fp32, or faster, from 64 columns on (avx512_bf16 measured on an AMD EPYC of 2 cores:
+    # 2.1 to 2.4 for products of 2,048 rows with their way back, casts of the weights included; convolutions 1.8 to 2.0).
+    return device.type == "cpu" and not cpu_flags().isdisjoint({"amx_bf16", "avx512_bf16"})
 
 
 @cache
