@@ -168,6 +168,13 @@ def test_mixup_beside_another_input_is_refused(tmp_path: Path):
     assert "inputs.photo.augment.mixup = 0.2: expected 0 beside other inputs" in said
 
 
+def test_rows_are_not_blended_before_a_text(tmp_path: Path):
+    text = GOOD.replace("review: text", "photo: {type: image, augment: {cutmix: 1.0}}").replace(
+        "label: category", "said: text"
+    )
+    assert "inputs.photo.augment.cutmix = 1.0: expected 0 before a text" in mistakes_of(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [

@@ -1,6 +1,7 @@
 """Backbones: one file an architecture, found by its file name. Between fields and backbones flows `Features`.
 
-Each file offers `Config`, `PRESETS` (with "tiny" and "small") and `Backbone(nn.Module)`:
+Each file offers `Config`, `PRESETS` (with "tiny" and "small", which read everything; others may read images alone) and
+`Backbone(nn.Module)`:
 
     Backbone(config, *, positions, causal=False, axes=None)
         positions: the number of feature positions if the inputs fix it, else None; causal: it will only ever look back;

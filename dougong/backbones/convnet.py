@@ -1,8 +1,8 @@
 """Convnet: residual convolutions along a sequence, or over an image or a clip in stages of falling resolution.
 
-Sequences: dilated convolutions as in Bai et al. 2018 (arXiv:1803.01271). Images: pre-activation residual blocks, He et
-al. 2016 (arXiv:1603.05027). Clips: the same blocks over time as well, each convolution in two parts, over a frame and over
-time, as in Tran et al. 2018 (arXiv:1711.11248).
+Sequences: dilated convolutions as in Bai et al. 2018 (arXiv:1803.01271). Images: residual blocks, see BLOCKS. Clips: the
+same blocks over time as well, each convolution in two parts, over a frame and over time, as in Tran et al. 2018
+(arXiv:1711.11248).
 """
 
 # B batch, T positions, D width, C channels, P positions that a kernel looks back
@@ -36,10 +36,11 @@ class Config(BackboneConfig):
 
     kind: Literal["convnet"] = "convnet"
     width: Width = 128  # D; an image's first stages are narrower, its last is as wide as this
-    layers: Layers = 3
+    layers: Layers | tuple[Layers, ...] = 3  # images, clips: or those of each stage, [3, 4, 6, 3]
     kernel: Count = 3  # positions, pixels to a side, or frames that a convolution sees
     dilation: Count | None = None  # sequences: how much further apart each block looks than the one before; None: 2
     stages: Count | None = None  # images, clips: resolutions, each half of the one before; None: 3, or fewer layers
+    block: Literal["preactivation", "basic", "bottleneck", "convnext"] = "preactivation"  # images, clips: see BLOCKS
     norm: Literal["batch", "layer"] = (
         "batch"  # images, clips; layer: a row does not depend on its batch, a little worse
     )
@@ -49,9 +50,26 @@ class Config(BackboneConfig):
     dropout: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        if self.stages is not None and self.stages > self.layers:
+        if isinstance(self.layers, tuple):
+            if not self.layers:
+                raise bad_field("model.layers", [], "a count, or one for each stage", "use layers: 3")
+            if self.stages not in (None, len(self.layers)):
+                expected = f"as many as layers has numbers ({len(self.layers)})"
+                raise bad_field("model.stages", self.stages, expected, "remove it")
+        elif self.stages is not None and self.stages > self.layers:
             expected = f"at most layers ({self.layers})"
             raise bad_field("model.stages", self.stages, expected, f"use layers: {self.stages}")
+        if self.block == "bottleneck" and self.width % 4:
+            expected = "a multiple of 4: a bottleneck is a quarter as wide"
+            raise bad_field("model.width", self.width, expected, f"use width: {-(-self.width // 4) * 4}")
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Images, clips: the blocks of each stage; what is left over goes to the last ones."""
+        if isinstance(self.layers, tuple):
+            return self.layers
+        stages = self.stages or min(3, self.layers)
+        return tuple(self.layers // stages + (stage >= stages - self.layers % stages) for stage in range(stages))
 
 
 class Backbone(nn.Module):
@@ -107,6 +125,11 @@ class Sequence(nn.Module):
             raise bad_field("model.stages", c.stages, "nothing for a sequence: it keeps its resolution", "remove it")
         if c.over_time is not None:
             raise bad_field("model.over_time", c.over_time, "nothing for a sequence: it has one axis", "remove it")
+        if isinstance(c.layers, tuple):
+            expected = "a count for a sequence: it has no stages"
+            raise bad_field("model.layers", list(c.layers), expected, f"use layers: {sum(c.layers)}")
+        if c.block != "preactivation":
+            raise bad_field("model.block", c.block, "preactivation for a sequence", "remove it")
         growth = 2 if c.dilation is None else c.dilation
         # After eight blocks the reach starts anew, or a deep network would look across millions of positions.
         self.blocks = nn.ModuleList(SequenceBlock(c, growth ** (index % 8)) for index in range(c.layers))
@@ -181,19 +204,21 @@ class Image(nn.Module):
             raise bad_field("model.dilation", c.dilation, "nothing for an image: it has stages", "remove it")
         if c.over_time is not None and axes != 3:
             raise bad_field("model.over_time", c.over_time, "nothing for an image: it has no time", "remove it")
-        stages = c.stages or min(3, c.layers)
-        channels = [math.ceil(c.width / 2 ** (stages - 1 - stage)) for stage in range(stages)]
+        if c.block == "convnext" and axes != 2:
+            raise bad_field("model.block", c.block, "another for clips: convnext is of images", "remove it")
+        depths = c.depths
+        channels = [math.ceil(c.width / 2 ** (len(depths) - 1 - stage)) for stage in range(len(depths))]
         self.finer_widths = tuple(channels[:-1])
         self.enter = CONVS[axes](c.width, channels[0], 1, bias=False)
-        blocks: list[ImageBlock] = []
+        self.blocks = nn.ModuleList()
         before = channels[0]
-        for stage, after in enumerate(channels):
-            count = c.layers // stages + (stage >= stages - c.layers % stages)  # what is left over: to the last stages
-            for index in range(count):
-                blocks.append(ImageBlock(c, axes, before, after, stride=2 if stage and not index else 1))
+        for depth, after in zip(depths, channels, strict=True):
+            for index in range(depth):
+                halves = bool(self.blocks) and not index
+                self.blocks.append(BLOCKS[c.block](c, axes, before, after, 2 if halves else 1))
                 before = after
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = _image_norm(c, c.width)
+        self.norm = nn.Identity() if c.block in ("basic", "bottleneck") else _image_norm(c, c.width)
+        self.ends_active = c.block != "convnext"
 
     def reset_parameters(self) -> None:
         _fill(self.enter)
@@ -207,21 +232,24 @@ class Image(nn.Module):
         values = values.contiguous(memory_format=FASTEST[self.axes])
         mask = None if bool(x.mask.all()) else x.mask.unflatten(1, grid)[:, None]  # (B, 1, N); None: nothing pads
         assert mask is None or self.axes == 2  # a clip has all of its frames
-        values = self.enter(values)
+        values = _clear(self.enter(values), mask)
         finer = []
         for block in self.blocks:
             if x.grid and block.stride > 1:  # type: ignore[operator]
                 finer.append(_unrolled(values, mask))
             values, mask = block(values, mask)
-        values = F.relu(self.norm(values))  # (B, D, n)
-        last = _unrolled(values, mask)
+        values = self.norm(values)  # (B, D, n)
+        last = _unrolled(F.relu(values) if self.ends_active else values, mask)
         return replace(x, values=last.values, mask=last.mask, grid=last.grid if x.grid else None, finer=tuple(finer))
 
 
-class ImageBlock(nn.Module):
-    """Norm, activation, convolution, twice; added to what came in (averaged and mapped where the shape changes)."""
+class PreActivation(nn.Module):
+    """Norm, activation, convolution, twice; added to what came in (averaged and mapped where the shape changes).
 
-    def __init__(self, config: Config, axes: int, before: int, after: int, *, stride: int):
+    He et al. 2016 (arXiv:1603.05027).
+    """
+
+    def __init__(self, config: Config, axes: int, before: int, after: int, stride: int):
         super().__init__()
         self.axes, self.stride = axes, stride
         self.norm1 = _image_norm(config, before)
@@ -237,29 +265,123 @@ class ImageBlock(nn.Module):
             _fill(self.shortcut, gain=1.0)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:  # (B, C, N), (B, 1, N)
-        h = self.clear(F.relu(self.norm1(x)), mask)
+        h = _clear(F.relu(self.norm1(x)), mask)
         if self.shortcut is not None:
             x = self.shortcut(self.halve(h) if self.stride > 1 else h)
         h = self.conv1(h)
-        if self.stride > 1 and mask is not None:
-            mask = LARGEST[self.axes](mask.to(h.dtype), 2, ceil_mode=True) > 0
-        h = self.dropout(self.clear(F.relu(self.norm2(h)), mask))
+        mask = _halved(mask) if self.stride > 1 else mask
+        h = self.dropout(_clear(F.relu(self.norm2(h)), mask))
         return x + self.conv2(h), mask
-
-    def clear(self, h: Tensor, mask: Tensor | None) -> Tensor:
-        """What pads becomes zero, as it is beyond the edge."""
-        return h if mask is None else h * mask
 
     def halve(self, h: Tensor) -> Tensor:
         """Means of 2 × 2 (He et al. 2019, arXiv:1812.01187); an odd edge is filled with zeros, as padding is."""
         return MEANS[self.axes](_longer(h, [size % 2 for size in h.shape[2:]]), 2)
 
 
+class PostActivation(nn.Module):
+    """Convolutions, each with a norm; added to what came in, and only then activated: He et al. 2015 (arXiv:1512.03385).
+
+    Basic: two of `kernel`. Bottleneck: one of `kernel`, which also halves, between two of 1 × 1, a quarter as wide.
+    """
+
+    def __init__(self, config: Config, axes: int, before: int, after: int, stride: int):
+        super().__init__()
+        self.stride, self.dropout = stride, Dropout(config.dropout)
+        if config.block == "basic":
+            widths, self.at = [after, after], 0
+            convs = [_conv(config, axes, before, after, stride), _conv(config, axes, after, after, 1)]
+        else:
+            inner = after // 4
+            widths, self.at = [inner, inner, after], 1  # the convolution that halves
+            first, last = (CONVS[axes](*shape, 1, bias=False) for shape in ((before, inner), (inner, after)))
+            convs = [first, _conv(config, axes, inner, inner, stride), last]
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList(_image_norm(config, width) for width in widths)
+        self.shortcut: nn.Module | None = None
+        if stride > 1 or before != after:
+            self.shortcut = CONVS[axes](before, after, 1, stride=stride, bias=False)
+            self.shortcut_norm = _image_norm(config, after)
+
+    def reset_parameters(self) -> None:
+        for conv in (*self.convs, self.shortcut):
+            if isinstance(conv, nn.Conv2d | nn.Conv3d):
+                _fill(conv, gain=1.0 if conv is self.shortcut else math.sqrt(2.0))
+        nn.init.zeros_(
+            self.norms[-1].get_parameter("weight")
+        )  # it begins as its shortcut (Goyal et al. 2017, arXiv:1706.02677)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:  # (B, C, N), (B, 1, N)
+        h = x
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            h = conv(h)
+            mask = _halved(mask) if index == self.at and self.stride > 1 else mask
+            h = _clear(norm(h), mask)
+            h = self.dropout(F.relu(h)) if index < len(self.convs) - 1 else h
+        if self.shortcut is not None:
+            x = self.shortcut_norm(self.shortcut(x))
+        return _clear(F.relu(x + h), mask), mask
+
+
+class ConvNeXt(nn.Module):
+    """A convolution of each channel by itself, then norm and a feed-forward of each pixel, added to what came in.
+
+    Liu et al. 2022 (arXiv:2201.03545), with its scale of each channel that begins near zero. A norm and a convolution of
+    2 × 2 stand before the first block of a stage.
+    """
+
+    def __init__(self, config: Config, axes: int, before: int, after: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.down: nn.Conv2d | None = None
+        if stride > 1 or before != after:
+            self.down_norm = _image_norm(config, before)
+            self.down = nn.Conv2d(before, after, stride, stride=stride)
+        self.depthwise = Conv(after, after, config.kernel, 1, groups=after, bias=True)
+        self.norm = _image_norm(config, after)
+        self.expand = nn.Conv2d(after, 4 * after, 1)
+        self.dropout = Dropout(config.dropout)
+        self.contract = nn.Conv2d(4 * after, after, 1)
+        self.scale = nn.Parameter(torch.empty(after))
+
+    def reset_parameters(self) -> None:
+        for conv in (self.depthwise, self.expand, self.contract, self.down):
+            if conv is not None:
+                _fill(conv, gain=1.0)
+        nn.init.constant_(self.scale, 1e-6)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:  # (B, C, H, W), (B, 1, H, W)
+        if self.down is not None:
+            x = _clear(self.down_norm(x), mask)
+            x = self.down(_longer(x, [size % self.stride for size in x.shape[2:]]))
+            mask = _halved(mask) if self.stride > 1 else mask
+        h = self.norm(self.depthwise(_clear(x, mask)))
+        h = self.contract(self.dropout(F.gelu(self.expand(h))))
+        return x + self.scale[:, None, None].to(h.dtype) * h, mask
+
+
+BLOCKS: dict[str, Callable[[Config, int, int, int, int], nn.Module]] = {
+    "preactivation": PreActivation,
+    "basic": PostActivation,
+    "bottleneck": PostActivation,
+    "convnext": ConvNeXt,
+}
+
+
+def _clear(h: Tensor, mask: Tensor | None) -> Tensor:
+    """What pads becomes zero, as it is beyond the edge."""
+    return h if mask is None else h * mask
+
+
+def _halved(mask: Tensor | None) -> Tensor | None:  # (B, 1, H, W) bool -> (B, 1, H/2, W/2); a clip has none
+    return None if mask is None else F.max_pool2d(mask.float(), 2, ceil_mode=True) > 0
+
+
 class Conv(nn.Conv2d):
     """A convolution that keeps the grid, or with a stride of 2 halves it, rounded up, whatever the kernel."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int):
-        super().__init__(before, after, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
+    def __init__(self, before: int, after: int, kernel: int, stride: int, *, groups: int = 1, bias: bool = False):
+        padding = (kernel - 1) // 2
+        super().__init__(before, after, kernel, stride=stride, padding=padding, groups=groups, bias=bias)
 
     def reset_parameters(self) -> None:
         _fill(self)
@@ -315,7 +437,6 @@ class ChannelNorm(LayerNorm):
 
 CONVS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}  # by the axes of a grid
 MEANS: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
-LARGEST: dict[int, Callable[..., Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
 FASTEST = {2: torch.channels_last, 3: torch.channels_last_3d}  # the layout that convolutions are fastest in
 
 
@@ -364,4 +485,9 @@ PRESETS = {
     "tiny": Config(width=16, layers=2),
     "small": Config(),
     "base": Config(width=512, layers=8),
+    # He et al. 2015 (arXiv:1512.03385): what follows their stem, in place of which each patch becomes a feature.
+    "resnet18": Config(width=512, layers=(2, 2, 2, 2), block="basic"),
+    "resnet50": Config(width=2048, layers=(3, 4, 6, 3), block="bottleneck"),
+    # Liu et al. 2022 (arXiv:2201.03545), with patch: 4.
+    "convnext": Config(width=768, layers=(3, 3, 9, 3), block="convnext", kernel=7, norm="layer"),
 }

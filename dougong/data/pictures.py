@@ -172,6 +172,9 @@ def _pixels(picture: Any, size: tuple[int, int], channels: int, white: float) ->
     if picture.mode in DEEP:  # PIL would clip it to white
         grey = np.asarray(picture, dtype=np.float64)
         picture = Image.fromarray((grey * (255.0 / max(white, 1.0))).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:  # as it is seen on a page; what colour lies below nobody chose
+        seen = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
     picture = picture.convert("L" if channels == 1 else "RGB")
     if (picture.height, picture.width) != tuple(size):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)

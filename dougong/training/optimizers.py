@@ -141,7 +141,11 @@ def _hidden(model: nn.Module) -> set[Tensor]:
     """The trainable matrices of the backbones; all matrices of a model that names none."""
     backbones: list[nn.Module] = getattr(model, "backbones", [model])
     inside = {parameter for backbone in backbones for parameter in backbone.parameters()}
-    return {weight for _, module, weight in _parameters(model) if weight in inside and _is_matrix(module, weight)}
+    return {
+        weight
+        for _, module, weight in _parameters(model)
+        if weight in inside and _is_matrix(module, weight) and getattr(module, "groups", 1) == 1
+    }  # kernels of single channels (groups) mix nothing: there is nothing to make orthogonal
 
 
 class MuonOptimizer(torch.optim.Optimizer):

@@ -79,7 +79,10 @@ def test_every_preset_is_built_without_memory(name: str) -> None:
     module = backbones.load(name)
     for preset in module.PRESETS.values():
         with torch.device("meta"):
-            model = module.Backbone(preset, positions=None)
+            try:
+                model = module.Backbone(preset, positions=None)
+            except DougongError:  # one with stages of its own reads images alone
+                model = module.Backbone(preset, positions=16)
         assert all(parameter.is_meta for parameter in model.parameters())
 
 

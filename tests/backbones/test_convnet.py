@@ -73,6 +73,26 @@ def test_padding_of_an_image_changes_nothing_real(norm: Any, kernel: int, build:
     torch.testing.assert_close(padded.values[padded.mask], y.values[y.mask], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "convnext"])
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_every_form_of_block_halves_ignores_padding_and_begins_as_its_shortcut(
+    block: Any, kernel: int, build: Build, features: Make
+) -> None:
+    config = Config(width=16, layers=(1, 2), block=block, kernel=kernel, norm="layer")
+    model = build(config, 1)
+    image = torch.randn(2, 5, 3, 16)
+    wide, real = torch.full((2, 8, 8, 16), 40.0), torch.zeros(2, 8, 8, dtype=torch.bool)
+    wide[:, :5, :3], real[:, :5, :3] = image, True
+    y = model(Features(image.flatten(1, 2), torch.ones(2, 15, dtype=torch.bool), (5, 3)))
+    padded = model(Features(wide.flatten(1, 2), real.flatten(1), (8, 8)))
+    assert (y.grid, padded.grid) == ((3, 2), (4, 4))
+    torch.testing.assert_close(padded.values[padded.mask], y.values[y.mask], rtol=1e-5, atol=1e-5)
+    fresh = build(config, 1, stirred=False)
+    same = fresh.net.blocks[2]  # neither halves nor widens
+    h = torch.randn(2, 16, 3, 2).relu()
+    torch.testing.assert_close(same(h, None)[0], h, rtol=1e-4, atol=1e-4)
+
+
 def test_blocks_are_spread_over_stages_and_the_last_get_what_is_left_over(build: Build) -> None:
     def shape(config: Config) -> list[tuple[int, int]]:
         return [(block.conv1.out_channels, block.stride) for block in build(config, 9).net.blocks]
@@ -115,6 +135,16 @@ def test_step_by_step_equals_all_at_once_for_every_kernel(kernel: int, build: Bu
 def test_what_does_not_fit_is_named(build: Build, features: Make) -> None:
     with pytest.raises(FieldError, match=r"model\.stages = 4: expected at most layers \(3\)\. Fix: use layers: 4"):
         Config(layers=3, stages=4)
+    with pytest.raises(FieldError, match=r"model\.stages = 2: expected as many as layers has numbers \(3\)"):
+        Config(layers=(1, 1, 1), stages=2)
+    with pytest.raises(FieldError, match=r"model\.layers = \[\]: expected a count, or one for each stage"):
+        Config(layers=())
+    with pytest.raises(FieldError, match=r"model\.width = 10: expected a multiple of 4.* Fix: use width: 12"):
+        Config(width=10, block="bottleneck")
+    with pytest.raises(FieldError, match=r"model\.layers = \[1, 1\]: expected a count for a sequence.* layers: 2"):
+        build(replace(TINY, layers=(1, 1)))
+    with pytest.raises(FieldError, match=r"model\.block = 'basic': expected preactivation for a sequence"):
+        build(replace(TINY, block="basic"))
     with pytest.raises(FieldError, match=r"model\.stages = 2: expected nothing for a sequence"):
         build(replace(TINY, stages=2))
     with pytest.raises(FieldError, match=r"model\.dilation = 2: expected nothing for an image"):

@@ -21,8 +21,9 @@ from dougong.core.config import read
 from dougong.core.errors import DataError
 from dougong.data import pictures
 from dougong.fields import Field, category
-from dougong.fields.image import Augment, Codec, Config, Encoder, augment
+from dougong.fields.image import Codec, Config, Encoder, augment
 from dougong.layers.losses import Loss
+from dougong.layers.pictures import Augment, Policy
 from tests.clear_error import clear_error
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,18 @@ def test_D8_every_mode_of_a_png_becomes_grey_or_colour(mode: str) -> None:
     assert pixels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white_as_on_a_page(mode: str) -> None:
+    picture = Image.new("RGBA", (6, 8), (10, 20, 30, 0))
+    picture.paste((200, 0, 0, 255), (0, 0, 3, 8))
+    if mode == "P":
+        picture = picture.quantize()
+    data = Codec.parse(saved(picture.convert(mode)))
+    pixels = np.asarray(Codec.fit(Config(channels=3), [data]).encode([data])[0]["pixels"])[0]
+    assert (pixels[:, 3:] == 255).all()
+    assert (pixels[:, :3] < 255).any(2).all()
+
+
 def test_D8_cmyk_becomes_colour() -> None:
     red = Image.new("CMYK", (6, 8), (0, 255, 255, 0))
     data = Codec.parse(saved(red, "JPEG"))
@@ -213,7 +226,7 @@ def test_a_column_without_any_picture_is_refused_by_name() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- augment
 
-EVERYTHING = Augment(flip=True, crop=2, jitter=0.3, erase=0.5, mixup=0.4)
+EVERYTHING = Augment(flip=True, crop=2, zoom=0.4, policy=Policy(), jitter=0.3, erase=0.5, mixup=0.4, cutmix=0.4)
 
 
 def field_of(setting: Augment) -> Field:
@@ -233,7 +246,17 @@ def changed(setting: Augment, seed: int = 0) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "setting",
-    [Augment(flip=True), Augment(crop=3), Augment(jitter=0.5), Augment(erase=0.9), Augment(mixup=1.0), EVERYTHING],
+    [
+        Augment(flip=True),
+        Augment(crop=3),
+        Augment(jitter=0.5),
+        Augment(erase=0.9),
+        Augment(mixup=1.0),
+        Augment(zoom=0.5),
+        Augment(policy=Policy()),
+        Augment(cutmix=1.0),
+        EVERYTHING,
+    ],
 )
 def test_augmentations_keep_shape_and_type_and_repeat_under_a_seed(setting: Augment) -> None:
     first, again, other = changed(setting), changed(setting), changed(setting, seed=1)
