@@ -76,6 +76,23 @@ WRITERS = [
 ]
 
 
+def covering(triples: list[tuple[str, str, str]]) -> list[Any]:
+    """All of them, those nightly that bring no two parts together which others before have not: types grow, tests stay quick."""
+    seen: set[tuple[str, str, str]] = set()
+    found = []
+    kinds, names = fields.names(), backbones.names()
+
+    def diagonal(triple: tuple[str, str, str]) -> int:  # along it each triple brings three new pairs
+        into, backbone, out = triple
+        return (kinds.index(into) + kinds.index(out) - names.index(backbone)) % len(names)
+
+    for into, backbone, out in sorted(triples, key=diagonal):
+        pairs = {("in", into, backbone), ("out", backbone, out), ("ends", into, out)}
+        found.append(pytest.param(into, backbone, out, marks=pytest.mark.nightly if pairs <= seen else ()))
+        seen |= pairs
+    return found
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One table that has each type as an input and as an output."""
@@ -136,7 +153,7 @@ def train(recipe: recipes.Recipe, folder: Path) -> Run:
     return run
 
 
-@pytest.mark.parametrize(("into", "backbone", "out"), SENSIBLE, ids=lambda name: name)
+@pytest.mark.parametrize(("into", "backbone", "out"), covering(SENSIBLE), ids=lambda name: name)
 def test_pair_trains_saves_reloads_and_predicts_the_same(
     into: str, backbone: str, out: str, data: Path, tmp_path: Path, trained: list[Model]
 ) -> None:
