@@ -24,7 +24,7 @@ from dougong.core import lean
 from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
 from dougong.fields import Field, reads_apart, reads_finer
-from dougong.layers.features import Features, stacked
+from dougong.layers.features import Features, gathered, stacked
 from dougong.layers.losses import Loss
 
 Batch = dict[str, Tensor]
@@ -241,10 +241,11 @@ class Arrival(nn.Module):
         self.encoder = reader(field.config, field.codec, inner, patch)
         self.positions: int | None = self.encoder.positions
         self.axes: int | None = getattr(self.encoder, "axes", None)
+        self.parts: int | None = getattr(self.encoder, "parts", None)
         if module:
             self.own = module.Backbone(own, positions=self.positions, axes=self.axes)
             self.project = nn.Linear(self.own.out_width, width)
-            self.positions = self.axes = None  # a backbone may change how many there are
+            self.positions, self.axes = self.parts, None  # a backbone may change how many there are
 
     def forward(self, batch: Batch, name: str | None = None) -> Features:
         """The features of the input; `name`: of another that shares this way."""
@@ -252,6 +253,8 @@ class Arrival(nn.Module):
         if self.own is None:
             return features
         features = self.own(features)
+        if self.parts is not None:
+            features = gathered(features, self.parts)
         return replace(features, values=self.project(features.values), finer=())
 
     def shifted(self, batch: Batch) -> Features:

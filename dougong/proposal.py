@@ -12,7 +12,7 @@ from dougong import fields
 from dougong import recipe as recipes
 from dougong.core.config import parse_yaml
 from dougong.core.errors import DataError, bad_field, nearest
-from dougong.data import answers, conversations, sources
+from dougong.data import answers, conversations, folders, sources
 from dougong.data.report import Column
 
 LOOK = 2_000  # rows that are looked at
@@ -85,7 +85,10 @@ def look(data: Path) -> tuple[dict[str, Column], dict[str, str]]:
     columns: dict[str, Column] = {}
     rows: list[Mapping[str, Any]] = []  # of which columns belong together is seen row by row
     seen = kept = 0
+    told: dict[str, str] = {}  # what the files of a labelled folder are
     for file in sources.find_files(str(data), Path.cwd()):
+        if file.is_dir() and (kind := folders.labelled(file)):
+            told[kind] = kind
         found = (row.values for row in sources.read_rows(file) if isinstance(row, sources.Row))
         for row in islice(found, LOOK - seen):
             seen += 1
@@ -96,6 +99,8 @@ def look(data: Path) -> tuple[dict[str, Column], dict[str, str]]:
                 columns.setdefault(name, Column()).add(value)
     if not columns:
         raise DataError(f"{data}: no row that can be read. Fix: give a file with rows.")
+    for name, kind in told.items():
+        columns[name].kind = kind
     for name, column in columns.items():
         values = [row[name] for row in rows if is_there(row.get(name))]
         if values and all(map(converses, values)):

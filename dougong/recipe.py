@@ -357,11 +357,13 @@ class Reader:
                 if asks_init(config) and model.init is None:
                     expected = "beside it the run that the model begins with, whose tokenizer it is"
                     self.wrong(f"{side}.{name}.tokenizer", "init", expected, "write model: {init: runs/NAME}")
-        pictures = [name for name, config in inputs.items() if config.type == "image" and name not in encoders]
+        pictures = [name for name, config in inputs.items() if fields.has_grid(config) and name not in encoders]
         pictures = [] if fields.share_encoder(inputs, outputs, encoders) else pictures  # both are read as images
         if model.kind == "convnet" and pictures and len(inputs) > 1:
-            expected = f"a backbone that can read the image {pictures[0]!r} beside other inputs"
-            fix = f"write kind: transformer, or give it an encoder of its own: {pictures[0]}: {{type: image, encoder: convnet}}"
+            kind = inputs[pictures[0]].type
+            expected = f"a backbone that can read the {kind} {pictures[0]!r} beside other inputs"
+            own = f"{pictures[0]}: {{type: {kind}, encoder: convnet}}"
+            fix = f"write kind: transformer, or give it an encoder of its own: {own}"
             self.wrong("model.kind", model.kind, expected, fix)
         if written and (lacks := unfit(written[0], outputs[written[0]], model.kind)):
             self.wrong("model.kind", model.kind, *lacks)
@@ -500,7 +502,7 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
         return only, "small"
     if any(fields.head_of(config).AUTOREGRESSIVE for config in outputs.values()):
         return "transformer", "small"
-    if "image" in types:
+    if any(map(fields.has_grid, inputs.values())):
         return "convnet" if len(
             inputs
         ) == 1 else "transformer", "small"  # beside other inputs a convnet would lose its grid

@@ -8,6 +8,7 @@ from __future__ import annotations
 ENDINGS: dict[str, tuple[str, ...]] = {
     "image": (".png", ".jpg", ".jpeg", ".webp"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
+    "video": (".gif", ".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"),  # or a folder of images
 }
 
 

@@ -13,8 +13,9 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,12 @@ class Form:
         return Form(size, saved["channels"], tuple(saved["mean"]), tuple(saved["std"]), saved["white"])
 
 
-def fit(sample: Sequence[bytes], size: tuple[int, int] | None = None, channels: int | None = None) -> Form:
-    """The form of some files: the most frequent size, no side over MAX_SIDE, and grey where all are, unless given."""
+def fit(
+    sample: Sequence[bytes], size: tuple[int, int] | None = None, channels: int | None = None, *, side: int = MAX_SIDE
+) -> Form:
+    """The form of some files: the most frequent size, no side over `side`, and grey where all are, unless given."""
     seen = Counter((picture.height, picture.width) for picture in map(upright, sample))
-    size = size or at_most(max(sorted(seen), key=seen.__getitem__))
+    size = size or at_most(max(sorted(seen), key=seen.__getitem__), side)
     modes = {picture.mode for picture in map(opened, sample)}
     channels = channels or (1 if modes.issubset({"L", "1", *DEEP}) else 3)
     # 12 bits of a detector come in files of 16: the brightest value seen is white, in all pictures alike
@@ -97,7 +100,7 @@ def read_file(value: object) -> bytes:
     return value
 
 
-def size_of(value: object) -> tuple[int, int] | None:
+def size_of(value: object, formats: tuple[str, ...] = FORMATS) -> tuple[int, int] | None:
     """Height and width of a picture, or of the file whose path it is, by its header alone; None if it cannot be read."""
     if isinstance(value, str):
         if not os.path.isfile(value):
@@ -105,7 +108,7 @@ def size_of(value: object) -> tuple[int, int] | None:
         with open(value, "rb") as stream:
             value = stream.read(HEADER)
     try:
-        picture = opened(value) if isinstance(value, bytes) else None
+        picture = opened(value, formats) if isinstance(value, bytes) else None
     except ValueError:
         return None
     return (picture.height, picture.width) if picture else None
@@ -156,10 +159,52 @@ def upright_size(data: bytes) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def at_most(size: tuple[int, int]) -> tuple[int, int]:
-    """The same shape, no side longer than MAX_SIDE."""
-    scale = min(1.0, MAX_SIDE / max(size))
+def at_most(size: tuple[int, int], side: int = MAX_SIDE) -> tuple[int, int]:
+    """The same shape, no side longer than `side`."""
+    scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+class Animation:
+    """An animated GIF or WebP: how many frames of which size, by its header, and some of them."""
+
+    def __init__(self, data: bytes):
+        self.picture = opened(data, ("GIF", "WEBP"))
+        self.size = (self.picture.height, self.picture.width)
+        self.count = self._checked(lambda: getattr(self.picture, "n_frames", 1))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def frames(self, places: Sequence[int], size: tuple[int, int] | None) -> Iterator[bytes]:
+        """The frames of these places, which rise, each as a PNG file."""
+        for place in places:
+            where = f": frame {place + 1:,} of {self.count:,}"
+            yield self._checked(partial(self._frame, place, size), where)
+
+    def _frame(self, place: int, size: tuple[int, int] | None) -> bytes:
+        self.picture.seek(place)  # composes those before it as well
+        return png(np.asarray(self.picture.convert("RGB")), size)
+
+    def _checked(self, look: Callable[[], Any], where: str = "") -> Any:
+        try:
+            return look()
+        except Exception:  # as in read_file
+            raise ValueError(f"a damaged {self.picture.format}{where}") from None
+
+
+def png(pixels: np.ndarray, size: tuple[int, int] | None = None, *, turned: int = 0) -> bytes:
+    """Pixels (H, W, C) uint8 as a PNG file of that size, or of at_most theirs; first turned by quarters to the left."""
+    from PIL import Image
+
+    pixels = np.rot90(pixels, turned)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    height, width = size or at_most((pixels.shape[0], pixels.shape[1]))
+    if (picture.height, picture.width) != (height, width):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def _brightest(picture: Any) -> float:

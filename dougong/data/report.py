@@ -118,6 +118,10 @@ class Column:
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             self.missing += 1
             return
+        if isinstance(value, list | tuple) and value and all(isinstance(item, bytes) for item in value):
+            self.media.update([] if self.kind else ["video"])  # its frames
+            self._count([value])
+            return
         if isinstance(value, list | tuple):
             self.lists += 1
             self.lengths.add(len(value))
@@ -155,7 +159,7 @@ class Column:
                 low, high = float(fit.min()), float(fit.max())
                 self._merge_numbers(Column(numbers=len(fit), mean=mean, squares=squares, low=low, high=high))
             self._count(numbers.tolist(), None if hashes is None else hashes[present])
-        elif self.kind in ENDINGS and types == {bytes}:
+        elif self.kind in ENDINGS and types <= {bytes, list}:
             self.rows += len(values)
             self._count(values, hashes)
         else:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dougong.core.errors import DataError
-from dougong.data import sources
+from dougong.data import clips, sources
 from dougong.data.records import Unit
 from dougong.data.rows import Used, beside
 
@@ -114,7 +114,10 @@ def own_files(field: Used) -> list[Path]:
 
 
 def named_files(file: Path, used: list[Used], unit: Unit) -> Iterator[Path]:
-    """The files that a table's rows name (images), whether they exist or not: other contents are other data."""
+    """The files that a table's rows name (images, the frames of a clip's folder), whether they exist or not.
+
+    Other contents are other data.
+    """
     columns = [field.column for field in used if field.module.Codec.PATHS]
     if not columns:
         return
@@ -124,7 +127,9 @@ def named_files(file: Path, used: list[Used], unit: Unit) -> Iterator[Path]:
         values = [row.values.get(column) for column in columns] if isinstance(row, sources.Row) else []
         for value in values:
             if isinstance(value, str) and value.strip():
-                yield Path(beside(file, value.strip()))
+                path = Path(beside(file, value.strip()))
+                yield path
+                yield from clips.files_of(path) if path.is_dir() else ()
 
 
 def _hash(path: Path) -> str:

@@ -5,6 +5,8 @@ Each file offers
     Config      what the recipe says of such a field
     Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
     Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out;
+                .positions, .axes: how many features a row has, and axes their grid, where all rows have the same;
+                .parts: a backbone of its own reads so many parts of a row each by itself, and gives a feature for each,
                 what is written step by step, or told from around it, is read by its Head's READER;
                 a READER with `vectors` and `table` gives those of rows, and of all that its Codec knows)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
@@ -16,6 +18,7 @@ Each file offers
     check       key, config, whole -> the Problems that such a field finds in the other sections   (only where there are some)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
+    AXES        how many axes the grid of the Encoder's features has           (only where there is one)
     files       config -> paths of the files that it names                 (only where there are some)
     OF          the type of input whose words or places an output names; its Config has `of`, its Codec `check`
                 value, text -> the value as it is told of that text (or picture)   (only where it does, as NAMES)
@@ -91,6 +94,11 @@ def only_backbone(config: Any) -> str | None:
 def has_vectors(config: Any) -> bool:
     """Whether what an output is made of, words, has vectors that can be asked for, and looked through."""
     return hasattr(getattr(head_of(config), "READER", None), "vectors")
+
+
+def has_grid(config: Any) -> bool:
+    """Whether the features of an input are a grid: a picture's, a clip's."""
+    return hasattr(load(config.type), "AXES")
 
 
 def bounded(config: Any) -> bool:

@@ -24,6 +24,7 @@ from dougong.fields import FieldConfig, Whole, load
 from dougong.layers.features import Features
 from dougong.layers.pictures import Augment, changed, mixed
 
+AXES = 2  # of its grid: rows, columns
 SAMPLE = 2_000  # images looked at for size, channels, mean and deviation
 Side = Annotated[Count, Field(le=4096)]  # a picture of 4096 x 4096 in colour takes 50 MB, each
 
@@ -40,7 +41,7 @@ class Config(FieldConfig):
     sizes: bool = False  # keep how large each picture was; set where boxes are told in its pixels
 
 
-def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
+def check(key: str, config: Any, whole: Whole) -> Iterator[Problem]:
     """What its augmentation asks of the other fields."""
     blends = config.augment.blends
     if blends and len(whole.inputs) > 1:
@@ -110,7 +111,7 @@ class Codec:
         return cls(config, Form.from_json(saved))
 
 
-def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def augment(field: Any, batch: dict[str, Tensor], frames: int = 1) -> dict[str, Tensor]:
     """A training batch with its pictures changed at random (torch's generator, so a resumed run repeats it).
 
     "affine" (B, 2, 3) says where each place came to lie: (x, y, 1) -> (x', y'), in shares of width and height.
@@ -118,7 +119,7 @@ def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     setting, key = field.config.augment, f"{field.name}.pixels"
     if setting == Augment():
         return batch
-    pixels, affine = changed(batch[key], setting)  # (B, H, W, C) uint8
+    pixels, affine = changed(batch[key], setting, frames)  # (B, H, W, C) uint8
     batch = {**batch, key: pixels, f"{field.name}.affine": affine}
     if setting.blends and len(pixels) > 1:
         blend, partner, share = mixed(pixels, setting)
@@ -129,33 +130,43 @@ def augment(field: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 class Encoder(nn.Module):
     """Pixels -> one feature for each P × P patch, row by row: (B, H/P · W/P, D) with grid (H/P, W/P)."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, config: Config, codec: Codec, width: int, patch: int):
         super().__init__()
         side = config.patch or patch
         height, width_pixels = (-(-length // side) for length in codec.size)
         self.pad = (height * side - codec.size[0], width_pixels * side - codec.size[1])
         self.positions: int | None = height * width_pixels
-        self.axes = 2
-        self.known = (codec.form.mean, codec.form.std)
-        self.register_buffer("mean", torch.empty(codec.channels), persistent=False)
-        self.register_buffer("std", torch.empty(codec.channels), persistent=False)
+        self.axes = AXES
+        self.normal = Normal(codec.form)
         # A patch of one pixel still sees its neighbours, or the first layer would only recolour.
         kernel, padding = (3, 1) if side == 1 else (side, 0)
         self.patches = nn.Conv2d(codec.channels, width, kernel, stride=side, padding=padding)
 
-    def reset_parameters(self) -> None:
-        self.mean.copy_(torch.tensor(self.known[0]))
-        self.std.copy_(torch.tensor(self.known[1]))
-
     def forward(self, batch: dict[str, Tensor], name: str) -> Features:
-        pixels = batch[f"{name}.pixels"].to(self.mean.dtype) / 255  # (B, H, W, C)
-        pixels = ((pixels - self.mean) / self.std).movedim(-1, 1)  # (B, C, H, W), channels last in memory
+        pixels = self.normal(batch[f"{name}.pixels"]).movedim(-1, 1)  # (B, C, H, W), channels last in memory
         if any(self.pad):
             pixels = nn.functional.pad(pixels, (0, self.pad[1], 0, self.pad[0]))
         patches = self.patches(pixels)  # (B, D, H/P, W/P)
         grid = (patches.shape[2], patches.shape[3])
         values = patches.flatten(2).transpose(1, 2)  # (B, T, D)
         return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device), grid)
+
+
+class Normal(nn.Module):
+    """uint8 pixels (B, …, C) -> the same, of mean 0 and deviation 1 over the training rows, by channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, form: Form):
+        super().__init__()
+        self.known = (form.mean, form.std)
+        self.register_buffer("mean", torch.empty(form.channels), persistent=False)
+        self.register_buffer("std", torch.empty(form.channels), persistent=False)
+
+    def reset_parameters(self) -> None:
+        self.mean.copy_(torch.tensor(self.known[0]))
+        self.std.copy_(torch.tensor(self.known[1]))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std

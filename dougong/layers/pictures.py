@@ -49,10 +49,10 @@ class Augment:
         return next((key for key in ("mixup", "cutmix") if getattr(self, key)), None)
 
 
-def changed(pixels: Tensor, setting: Augment) -> tuple[Tensor, Tensor]:
+def changed(pixels: Tensor, setting: Augment, frames: int = 1) -> tuple[Tensor, Tensor]:
     """(B, H, W, C) uint8 -> the same, each picture changed in its own way; and where each place of it came to lie.
 
-    That is (B, 2, 3): (x, y, 1) -> (x', y'), in shares of width and height.
+    That is (B, 2, 3): (x, y, 1) -> (x', y'), in shares of width and height. Of a clip the frames are channels of one picture.
     """
     rows, height, width, _ = pixels.shape
     policy, device = setting.policy, pixels.device
@@ -66,7 +66,10 @@ def changed(pixels: Tensor, setting: Augment) -> tuple[Tensor, Tensor]:
         scale = torch.tensor([width, height, 1.0], device=device)
         affine = torch.linalg.inv(moves / scale[:, None] * scale)  # back and forth, in shares
     if drawn is not None and level is not None:
-        pixels = _recoloured(pixels, drawn, level)
+        tall = (
+            pixels.unflatten(3, (frames, -1)).movedim(3, 1).flatten(1, 2)
+        )  # (B, F · H, W, C): colours are of all frames
+        pixels = _recoloured(tall, drawn, level).unflatten(1, (frames, -1)).movedim(1, 3).flatten(3)
     if setting.erase:
         pixels = _erased(pixels, setting.erase)
     if setting.jitter:

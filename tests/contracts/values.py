@@ -40,6 +40,10 @@ def _picture(row: int) -> bytes:
     return stream.getvalue()
 
 
+def _clip(row: int) -> list[bytes]:
+    return [_picture(100 * row + frame) for frame in range(1 + row % 5)]
+
+
 def _pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
@@ -104,6 +108,12 @@ VALUES = {
         make=_picture,
         unseen=_picture(10**6),
         same=lambda parsed, decoded: bool((_pixels(parsed) == decoded).all()),
+    ),
+    "video": Values(
+        make=_clip,
+        unseen=_clip(10**6),
+        settings={"frames": 3},
+        same=lambda parsed, decoded: bool((_pixels(parsed[len(parsed) // 2]) == decoded[1]).all()),
     ),
 }
 

@@ -364,7 +364,7 @@ def test_mixup_loss_is_the_blend_of_the_losses_against_both_targets() -> None:
 def test_a_picture_becomes_a_grid_of_patches_also_where_it_does_not_divide(patch: int, grid: tuple[int, int]) -> None:
     field = field_of(Augment())
     encoder = Encoder(field.config, field.codec, 8, patch)
-    encoder.reset_parameters()
+    models.initialize(encoder, 0)
     features = encoder(batch_of(), "x")
     assert features.grid == grid
     assert features.values.shape == (6, grid[0] * grid[1], 8)
