@@ -28,9 +28,8 @@ MICRO_NUMBERS = 4_096 * 384  # tokens × width of a language model that a CPU co
 def used_fields(recipe: Recipe) -> list[prepare.Used]:
     """The fields of a recipe as the preparation takes them."""
     sides = [(recipe.inputs, False), (recipe.outputs, True)]
-    together = recipe.one_vocabulary
     return [
-        prepare.Used(name, config, output, fields.load(config.type), together[0] if name in together else None)
+        prepare.Used(name, config, output, fields.load(config.type), recipe.vocabularies.get(name))
         for side, output in sides
         for name, config in side.items()
     ]

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -265,13 +266,17 @@ def predict(
     A row of a list that cannot be read is an error; in a file it is answered by {"error": why}, and the others stand.
     Of a run that has learnt a pairing, `embed` gives the embedding of each input that a row has, and `corpus` (a list or
     a file) the `top` rows of it (10) that are nearest. Of one that has learnt words the same, of the words of each row;
-    `top` without a corpus gives the words that are nearest.
+    `top` without a corpus gives the words that are nearest. Of one that suggests items, the `top` best of them.
     """
     run = runs.open_run(run)
-    if embed or corpus is not None or top is not None:
+    suggests = run.lists > 0 and top is not None and not embed and corpus is None
+    if suggests and top not in range(1, run.lists + 1):
+        raise bad_field("top", top, f"1 to {run.lists}", f"write top: {run.lists}")
+    if (embed or corpus is not None or top is not None) and not suggests:
         answers = _of_space(run, data, embed, corpus, top, say)
     else:
-        answers = _of_files(run, str(data), run.answer, say) if isinstance(data, str | Path) else run.predict(data)
+        answer = partial(run.answer, top=top)
+        answers = _of_files(run, str(data), answer, say) if isinstance(data, str | Path) else run.predict(data, top=top)
     if output:
         lines = (json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
         make_folder(Path(output).parent)

@@ -43,6 +43,11 @@ class Model(nn.Module):
         self.written = next((field for field in outputs if field.head.AUTOREGRESSIVE), None)
         self.masked = self.written is not None and fields.masked(self.written.config)
         assert not (self.masked and self.inputs)  # refused by the recipe
+        self.following = next((field for field in outputs if fields.causal(field.config)), None)
+        if self.following is not None:  # what each of its places tells is read last, behind what else is known
+            self.inputs.sort(key=lambda field: field.name == self.following.config.of)  # type: ignore[union-attr]
+            if not backbones.load(config.kind).Backbone.CAUSAL:
+                raise bad_field("model.kind", config.kind, *looks_ahead(self.following.name))
         self.quoting = next((field for field in outputs if fields.quotes(field.config)), None)
         self.paired = next((field for field in outputs if reads_apart(field.config)), None)
         module = backbones.load(config.kind)
@@ -71,7 +76,7 @@ class Model(nn.Module):
         if self.paired is not None:  # one after the other, in place of side by side
             forms = {(self.positions([field]), self.axes([field])) for field in joined}
             positions, axes = forms.pop() if len(forms) == 1 else (None, None)
-        looks_back = self.written is not None and not self.masked
+        looks_back = (self.written is not None and not self.masked) or self.following is not None
         self.backbone = module.Backbone(config, positions=positions, causal=looks_back, axes=axes)
         for field in self.outputs:
             own_loss, width = field.config.loss or loss, self.backbone.out_width
@@ -82,6 +87,9 @@ class Model(nn.Module):
 
     def tie(self) -> None:
         """Share what heads and encoders share; again after `give_memory`, which gives every parameter a memory of its own."""
+        for field in self.outputs:
+            if field is not self.written and (of := getattr(field.config, "shares", None)):
+                self.head(field).tie(next(self.arrival(each).encoder for each in self.inputs if each.name == of))
         if self.written is None:
             return
         encoder, shares = self.arrival(self.written).encoder, getattr(self.written.config, "shares", None)
@@ -115,11 +123,14 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> Features:
         """The features that the heads read: for a written output, those of its own positions only.
 
-        For a pairing those of each input by itself, below each other: 2B rows.
+        For a pairing those of each input by itself, below each other: 2B rows. For what goes on with a history those of
+        its places, each of which knows of the other inputs and of the places before it.
         """
         if self.paired is not None:
             return stacked([self.alone(field, batch) for field in self.inputs])
         arrived = [self.arrival(field)(batch) for field in self.inputs]
+        if self.following is not None:
+            return self.read(arrived[:-1], arrived[-1])
         if self.written is None:
             return self.backbone(self.join(arrived), causal=False)
         if self.masked:
@@ -304,6 +315,12 @@ def unfit(name: str, config: Any, kind: str) -> tuple[str, str] | None:
     if fields.masked(config):
         return f"a backbone that gives a feature for each token of {name!r}", "write kind: transformer"
     return f"a backbone that can write {name!r} step by step", "write kind: transformer"
+
+
+def looks_ahead(name: str) -> tuple[str, str]:
+    """What a kind of backbone would have to be for an output that every place of a history tells, and the fix."""
+    expected = f"a backbone that can look back only: every place of a history tells the next {name!r}"
+    return expected, "write kind: transformer or recurrent, or learn: last"
 
 
 KEEPS_APART = "a backbone that keeps documents apart within a window (boundaries: true)"

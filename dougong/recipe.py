@@ -19,7 +19,7 @@ from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, Recip
 from dougong.data import prepare
 from dougong.data.cleaning import SAID, TEXTS
 from dougong.data.rows import has_column
-from dougong.model import KEEPS_APART, keeps_apart, unfit
+from dougong.model import KEEPS_APART, keeps_apart, looks_ahead, unfit
 from dougong.training import loop
 
 RUNS = Path("runs")
@@ -69,12 +69,12 @@ class Recipe:
         return fields.share_encoder(self.inputs, self.outputs, self.encoders)
 
     @property
-    def one_vocabulary(self) -> tuple[str, ...]:
-        """The fields that have one vocabulary: both inputs of one encoder, or an answer and the input that it shares with."""
+    def vocabularies(self) -> dict[str, str]:
+        """Fields that share a vocabulary -> whose it is: of both inputs of one encoder, or of an output and the input it names."""
         if self.shares_encoder:
-            return tuple(self.inputs)
+            return dict.fromkeys(self.inputs, next(iter(self.inputs)))
         shared = {name: getattr(config, "shares", None) for name, config in self.outputs.items()}
-        return next(((name, of) for name, of in shared.items() if of), ())
+        return {each: of for name, of in shared.items() if of for each in (of, name)}
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out; it reads back as the same recipe."""
@@ -369,9 +369,13 @@ class Reader:
             self.wrong("model.kind", model.kind, *lacks)
         elif any(fields.bounded(config) for config in outputs.values()) and not keeps_apart(model):
             self.wrong("model.kind", model.kind, KEEPS_APART, "write kind: transformer, or remove boundaries")
+        following = [name for name, config in outputs.items() if fields.causal(config)]
+        if following and not backbones.load(model.kind).Backbone.CAUSAL:
+            self.wrong("model.kind", model.kind, *looks_ahead(following[0]))
         masked = any(fields.masked(config) for config in outputs.values())
-        if written and not masked and getattr(model, "bidirectional", None) is True:
-            expected = f"auto or false, because {written[0]!r} is written step by step"
+        if ((written and not masked) or following) and getattr(model, "bidirectional", None) is True:
+            name, why = (written[0], "is written step by step") if written else (following[0], "goes on with a history")
+            expected = f"auto or false, because {name!r} {why}"
             self.wrong("model.bidirectional", True, expected, "write bidirectional: auto")
         for key, config in [("model", model), *((f"inputs.{name}.encoder", each) for name, each in encoders.items())]:
             if getattr(config, "cross", False):
@@ -413,19 +417,24 @@ class Reader:
                 expected = f"a {config.type} to be the only output: what it quotes is read in windows"
                 self.wrong(f"outputs.{name}", config.type, expected, "train two models")
             can = [each for each, other in inputs.items() if other.type == kind]
+            if not can and config.of is None and getattr(module, "ALONE", False):
+                continue
             if config.of not in can and (config.of is not None or len(can) != 1):
                 expected = f"an input of type {kind}" + (f": one of {', '.join(can)}" if can else "")
                 fix = f"write of: {can[0]}" if can else f"add inputs: {{{kind}: {kind}}}"
                 self.wrong(f"outputs.{name}.of", config.of, expected, fix)
                 continue
             of = config.of or can[0]
-            named[of] = module.NAMES
-            outputs = outputs | {name: dataclasses.replace(config, of=of)}
-            inputs = inputs | {of: dataclasses.replace(inputs[of], **{module.NAMES: True})}
+            config = dataclasses.replace(config, of=of)
+            outputs = outputs | {name: config}
+            if (told := fields.named_by(config)) is None:
+                continue
+            named[of] = told
+            inputs = inputs | {of: dataclasses.replace(inputs[of], **{told: True})}
             if fields.quotes(config):
                 self.attempt(partial(config.step, inputs[of].max_length), f"outputs.{name}")
             ways = {"model": model, f"inputs.{of}.encoder": encoders.get(of)}
-            for key, each in ways.items():
+            for key, each in ways.items() if told != "unread" else ():
                 if each is not None and not backbones.load(each.kind).Backbone.PLACES:
                     expected = f"a backbone that keeps the places of what it reads, for outputs.{name}"
                     self.wrong(f"{key}.kind", each.kind, expected, "write kind: transformer")
@@ -433,7 +442,7 @@ class Reader:
             self.wrong("outputs", sorted(named), "words or places of one input alone to be named", "train two models")
         for side, configs in (("inputs", inputs), ("outputs", outputs)):
             for name, config in configs.items():
-                for key in ("words", "places", "sizes"):
+                for key in ("words", "places", "sizes", "unread"):
                     if getattr(config, key, False) and named.get(name) != key:
                         self.wrong(f"{side}.{name}.{key}", True, f"false: no output names its {key}", "remove it")
         return inputs, outputs
@@ -471,7 +480,7 @@ class Reader:
     def length(self, key: str, model: Any, arriving: Sequence[Any]) -> None:
         """Whether a backbone with a longest sequence can hold the texts that arrive."""
         limit = getattr(model, "max_length", None) or (1024 if getattr(model, "positions", None) == "learned" else None)
-        total = sum(config.max_length for config in arriving if config.type in ("text", "chat"))
+        total = sum(map(fields.longest, arriving))
         if getattr(model, "rotary_scaling", None) is not None:
             self.attempt(lambda: model.rotary_scaling.check(key, total), f"{key}.rotary_scaling")
         if limit is not None and total > limit:
@@ -506,7 +515,7 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
         return "convnet" if len(
             inputs
         ) == 1 else "transformer", "small"  # beside other inputs a convnet would lose its grid
-    if any(hasattr(fields.load(config.type), "OF") for config in outputs.values()):
+    if any(getattr(fields.load(config.type), "OF", None) in types for config in outputs.values()):
         return "transformer", "small"
     return "mlp", "bag" if types == {"text"} else "small"
 

@@ -133,20 +133,26 @@ class Run:
         """Whether the data files are no longer those that the run was trained on. DataError where they are gone."""
         return assembly.contents_of(self.recipe) != self.receipt["data"]["contents"]
 
-    def predict(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
+    def predict(self, rows: Iterable[Any], *, top: int | None = None) -> list[dict[str, Any]]:
         """For each row (a dict of the inputs' columns, or the bare value where there is one input) the value of each output.
 
         A category gives {"value", "probability", "top"}, labels {"value", "probabilities", "threshold"} ("thresholds" where
-        each label has its own), a number or a text {"value"}, a span {"value", "start", "end", "probability"}.
+        each label has its own), a number or a text {"value"}, a span {"value", "start", "end", "probability"}, an item {"value", "top"}, of which `top`
+        says how many there are.
         Values that the model cannot know (unseen ones, cut texts) are counted in a Note.
         """
         notes: Notes = Counter()
-        answers = self.answer(listed(rows), notes)
+        answers = self.answer(listed(rows), notes, top)
         tell(notes, len(answers))
         return answers
 
-    def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
-        """As `predict`; what it has to note is added to `notes`."""
+    @property
+    def lists(self) -> int:
+        """How many an answer may list, best first, as the question says; 0 where none does."""
+        return max(getattr(field.type, "TOP", 0) for field in self.outputs)
+
+    def answer(self, rows: Sequence[Any], notes: Notes, top: int | None = None) -> list[dict[str, Any]]:
+        """As `predict`; what it has to note is added to `notes`. `top`: how many are listed, where an answer lists some."""
         if not self.inputs:
             if has_vectors(self.outputs[0].config):
                 fix = "use embed for their vectors, or top for the words that are nearest"
@@ -158,7 +164,7 @@ class Run:
         results: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):
             chunk = [self.read(row, start + index) for index, row in enumerate(rows[start : start + PREDICT_ROWS])]
-            results += self._answers(chunk, notes)
+            results += self._answers(chunk, notes, top)
         return results
 
     def generate(self, prompts: str | Sequence[Any] = ("",), **options: Any) -> list[str]:
@@ -297,7 +303,7 @@ class Run:
         return columns
 
     @torch.inference_mode()
-    def _answers(self, rows: Sequence[dict[str, Any]], notes: Notes) -> list[dict[str, Any]]:
+    def _answers(self, rows: Sequence[dict[str, Any]], notes: Notes, top: int | None) -> list[dict[str, Any]]:
         if self.model.quoting is not None:
             return self._quotes(self.encoded(rows, notes, self.inputs), len(rows), self.model.quoting)
         batch = self.encode(rows, notes)
@@ -305,7 +311,8 @@ class Run:
             written = generate.answers(self.model, batch, precise=self.autocast)
             return [{self.model.written.name: {"value": text}} for text in written]
         outputs = self._outputs(batch)
-        answers = {field.name: field.codec.answers(outputs[field.name]) for field in self.outputs}
+        more = {field.name: {"top": top} if hasattr(field.type, "TOP") else {} for field in self.outputs}
+        answers = {field.name: field.codec.answers(outputs[field.name], **more[field.name]) for field in self.outputs}
         return [{name: answer[index] for name, answer in answers.items()} for index in range(len(rows))]
 
     def _outputs(self, batch: Batch) -> dict[str, Columns]:

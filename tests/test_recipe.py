@@ -442,8 +442,8 @@ def test_what_an_answer_cannot_share_is_said(tmp_path: Path, old: str, new: str,
 
 
 def test_an_answer_and_its_input_have_one_vocabulary_where_the_recipe_says_so(tmp_path: Path):
-    assert recipe.load(written(tmp_path, ANSWERED)).one_vocabulary == ("label", "review")
-    assert recipe.load(written(tmp_path, ANSWERED.replace(", shares: review", ""))).one_vocabulary == ()
+    assert recipe.load(written(tmp_path, ANSWERED)).vocabularies == {"review": "review", "label": "review"}
+    assert recipe.load(written(tmp_path, ANSWERED.replace(", shares: review", ""))).vocabularies == {}
 
 
 def test_a_mistake_in_an_encoder_of_its_own_names_that_encoder(tmp_path: Path):

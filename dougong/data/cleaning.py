@@ -225,9 +225,11 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
         if isinstance(value, dict | list | tuple | bytes):
             raise ValueError(f"{shown(value)} is not text, nor a list of words")
         return _text(str(value), config, changed)
-    if kind == "category":
+    if kind in ("category", "item"):
         if isinstance(value, dict | list | tuple | bytes):
-            raise ValueError(f"{shown(value)} is not a category: one word or number was expected")
+            raise ValueError(
+                f"{shown(value)} is not {'an item' if kind == 'item' else 'a category'}: one word or number was expected"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             changed["not_finite"] = None
             return None
@@ -249,7 +251,7 @@ def _value(value: object, kind: str, config: Config, changed: dict[str, None]) -
     return value
 
 
-NAMES = ("labels", "tags")  # the types of which a value is several names
+NAMES = ("labels", "tags", "items")  # the types of which a value is several names
 
 
 def _listed(text: str) -> object:

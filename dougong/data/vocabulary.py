@@ -32,16 +32,21 @@ def words_of(text: str, *, lowercase: bool) -> list[str]:
 def most_frequent(
     texts: Iterable[str | None], *, size: int, least: int, lowercase: bool, most: int = MOST
 ) -> list[tuple[str, int]]:
-    """At most `size` words that occur `least` times, the most frequent first, and how often each does.
+    """At most `size` words that occur `least` times, the most frequent first, and how often each does."""
+    words = (words_of(text, lowercase=lowercase) for text in texts if text)
+    return frequent(words, size=size, least=least, most=most)
 
-    Memory does not grow with the text: whenever there are more than `most` words, the rarest are forgotten, each time
+
+def frequent(groups: Iterable[Iterable[str]], *, size: int, least: int, most: int = MOST) -> list[tuple[str, int]]:
+    """The same of names in groups, whatever they are: words of texts, items of histories.
+
+    Memory does not grow with the groups: whenever there are more than `most` names, the rarest are forgotten, each time
     those that occur once more, as in the program of Mikolov et al. (2013).
     """
     counts: Counter[str] = Counter()
     rarest = 0
-    for text in texts:
-        if text:
-            counts.update(words_of(text, lowercase=lowercase))
+    for names in groups:
+        counts.update(names)
         while len(counts) > most:
             rarest += 1
             counts = Counter({word: count for word, count in counts.items() if count > rarest})

@@ -24,10 +24,16 @@ Each file offers
                 value, text -> the value as it is told of that text (or picture)   (only where it does, as NAMES)
     NAMES       the key by which that input is told so: `words`, or `places`, which are quoted: its Config has `step`,
                 the tokens from window to window of a long text, and its Codec `quote`, predictions with their texts;
-                or `sizes`, of pictures in whose pixels the output is told
+                or `sizes`, of pictures in whose pixels the output is told;
+                or config -> such a key, or None where there is nothing to tell
+    ALONE       true where it can also do without such an input
+    CAUSAL      config -> whether each place of that input tells what comes after it: the backbone then looks back only,
+                and the Head reads the features of that input's places, all of them   (only where some do)
+    LONGEST     config -> positions of its features at most, beside `text` and `chat`   (only where rows differ)
     augment     field, batch -> the training batch, changed at random; on either side    (only where it is)
     measured    field, batch -> the batch to be measured on, changed without chance      (only where it is)
     METRICS     config, codec -> the metrics of a prediction      (beside Head)
+    TOP         how many an answer lists at most, where the question may say so: Codec.answers takes `top`   (only where it may)
     SETTLED     config -> its keys that the Head's `settle` fills in after training   (only where there are some)
     ANSWERS     config, codec -> further metrics of what is written from inputs   (beside a Head that writes; absent
                 where it takes no inputs)
@@ -89,6 +95,27 @@ def only_backbone(config: Any) -> str | None:
     """The one kind of backbone that an output works with, if there is but one."""
     kind: str | None = getattr(head_of(config), "BACKBONE", None)
     return kind
+
+
+def causal(config: Any) -> bool:
+    """Whether an output reads each place of the input that it goes on with, from a backbone that looks back only."""
+    module = load(config.type)
+    return bool(module.CAUSAL(config)) if hasattr(module, "CAUSAL") else False
+
+
+def named_by(config: Any) -> str | None:
+    """The key by which an output has the input that it speaks of told so."""
+    names = load(config.type).NAMES
+    key: str | None = names(config) if callable(names) else names
+    return key
+
+
+def longest(config: Any) -> int:
+    """How many positions an input has at most, as far as its config tells."""
+    module = load(config.type)
+    if hasattr(module, "LONGEST"):
+        return int(module.LONGEST(config))
+    return int(config.max_length) if config.type in ("text", "chat") else 0
 
 
 def has_vectors(config: Any) -> bool:

@@ -4,29 +4,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dougong.core.config import Fraction, Positive, config
+from dougong.core.config import Count, Fraction, Positive, config
 from dougong.core.errors import bad_field
 
 IGNORE = -100
+SAMPLED = ("sampled_softmax", "bpr", "gbce")  # which tell what is right from some of what is wrong
 
 
 @config
 class Loss:
     """What is made small. `auto` is cross-entropy for what is chosen or written, mean squared error for numbers."""
 
-    kind: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = "auto"
+    kind: Literal["auto", "cross_entropy", "mse", "mae", "huber", "sampled_softmax", "bpr", "gbce"] = "auto"
     label_smoothing: Fraction = 0.0  # share of the probability spread over all classes (Szegedy et al. 2016)
     delta: Positive = 1.0  # huber: squared below this error, linear above, in standard deviations of the training rows
+    negatives: Count = (
+        256  # sampled_softmax, bpr, gbce: items that are drawn for a step, which each right one is told from
+    )
+    calibration: Annotated[float, Field(ge=0, le=1)] = (
+        0.75  # gbce: 0 is plain binary cross-entropy, 1 makes up for the drawing
+    )
 
     def __post_init__(self) -> None:
-        if self.label_smoothing and self.kind in ("mse", "mae", "huber"):
+        if self.negatives != 256 and self.kind not in SAMPLED:
+            fix = f"use kind: {SAMPLED[0]}, or remove it"
+            raise bad_field("train.loss.negatives", self.negatives, f"none beside kind: {self.kind}", fix)
+        if self.calibration != 0.75 and self.kind != "gbce":
+            fix = "use kind: gbce, or remove it"
+            raise bad_field("train.loss.calibration", self.calibration, f"none beside kind: {self.kind}", fix)
+        if self.label_smoothing and self.kind in ("mse", "mae", "huber", *SAMPLED):
             raise bad_field(
                 "train.loss.label_smoothing", self.label_smoothing, f"none beside kind: {self.kind}", "remove it"
             )
@@ -81,6 +95,37 @@ def info_nce_sum(first: Tensor, second: Tensor, temperature: Tensor, hashes: Ten
     logits = logits.masked_fill(equal, -torch.inf)
     own = torch.arange(len(logits), device=logits.device)
     return (cross_entropy_sum(logits, own) + cross_entropy_sum(logits.T, own)) / 2
+
+
+def sampled_softmax_sum(right: Tensor, drawn: Tensor, log_often: Tensor, hit: Tensor) -> Tensor:
+    """Nats of scores (N,) that are right among (N, K) that were drawn, each log_often (K,) times in expectation.
+
+    Bengio and Senécal 2008; the correction by the logarithm of how often an item is drawn as in Yi et al. 2019. Those
+    drawn that are the right one itself (hit, (N, K)) are left out: what is summed up under the logarithm is then, in
+    expectation, the sum over all items.
+    """
+    wrong = (_wide(drawn) - log_often).masked_fill(hit, -torch.inf)  # (N, K)
+    right = _wide(right)
+    return (torch.cat([right[:, None], wrong], dim=1).logsumexp(1) - right).sum()
+
+
+def bpr_sum(right: Tensor, drawn: Tensor, hit: Tensor) -> Tensor:
+    """Bayesian personalized ranking (Rendle et al. 2009, arXiv:1205.2618): (N,) right scores, each to lie above (N, K) others.
+
+    Of each the mean over those that are wrong: `hit` (N, K) marks the others, which a user has chosen as well.
+    """
+    nats = functional.softplus(_wide(drawn) - _wide(right)[:, None]).masked_fill(hit, 0.0)
+    return (nats.sum(1) / (~hit).sum(1).clamp(min=1)).sum()
+
+
+def gbce_sum(right: Tensor, drawn: Tensor, hit: Tensor, share: float, calibration: float) -> Tensor:
+    """Generalized binary cross-entropy (Petrov and Macdonald 2023, arXiv:2308.07192): a yes, and K times no.
+
+    Who sees of the wrong items a `share` only thinks too well of the right ones: the yes counts that much less.
+    """
+    beta = share * (calibration * (1 - 1 / share) + 1 / share)
+    wrong = functional.softplus(_wide(drawn)).masked_fill(hit, 0.0)
+    return beta * functional.softplus(-_wide(right)).sum() + wrong.sum()
 
 
 def linear_cross_entropy_sum(

@@ -45,7 +45,12 @@ def causal(backbone: str) -> bool:
 
 
 def of(kind: str) -> str | None:
-    return getattr(fields.load(kind), "OF", None)
+    return None if getattr(fields.load(kind), "ALONE", False) else getattr(fields.load(kind), "OF", None)
+
+
+def follows(into: str, out: str) -> bool:
+    """Whether every place of the input tells what comes out, so that the backbone may only look back."""
+    return getattr(fields.load(out), "OF", None) == into and hasattr(fields.load(out), "CAUSAL")
 
 
 def places(backbone: str) -> bool:
@@ -66,7 +71,8 @@ ALL = [
 SENSIBLE = [
     (into, backbone, out)
     for into, backbone, out in ALL
-    if (causal(backbone) or not writes(out)) and (not of(out) or (of(out) == into and places(backbone)))
+    if (causal(backbone) or not (writes(out) or follows(into, out)))
+    and (not of(out) or (of(out) == into and places(backbone)))
 ]
 WRITERS = [
     (backbone, out)
@@ -190,7 +196,8 @@ def test_a_pair_that_makes_no_sense_is_refused_with_the_recipe(into: str, backbo
     with pytest.raises(RecipeError) as caught:
         recipe_of(data, into, backbone, out)
     if of(out) in (None, into):
-        check_clear(str(caught.value), "model.kind", backbone, "step by step" if writes(out) else "places")
+        why = "step by step" if writes(out) else "look back only" if follows(into, out) else "places"
+        check_clear(str(caught.value), "model.kind", backbone, why)
     else:
         check_clear(str(caught.value), "outputs.y.of", f"an input of type {of(out)}")
 

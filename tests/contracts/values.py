@@ -104,6 +104,16 @@ VALUES = {
         settings={"dim": 8},
         metrics=("recall_1", "recall_10", "mrr"),
     ),
+    "items": Values(
+        make=lambda row: [f"i{place % 9}" for place in range(row % 5, row % 5 + row % 7)],
+        unseen=["never seen"],
+        settings={"max_length": 12},
+    ),
+    "item": Values(
+        make=lambda row: f"i{(row - 1) % 5 + (row - 1) % 7 % 9}",
+        unseen="never seen",
+        metrics=("hit_rate_10", "ndcg_10", "hit_rate_10_of_100", "ndcg_10_of_100", "mrr"),
+    ),
     "image": Values(
         make=_picture,
         unseen=_picture(10**6),
