@@ -137,8 +137,8 @@ class Run:
         """For each row (a dict of the inputs' columns, or the bare value where there is one input) the value of each output.
 
         A category gives {"value", "probability", "top"}, labels {"value", "probabilities", "threshold"} ("thresholds" where
-        each label has its own), a number or a text {"value"}, a span {"value", "start", "end", "probability"}, an item {"value", "top"}, of which `top`
-        says how many there are.
+        each label has its own), a number or a text {"value"}, a span {"value", "start", "end", "probability"},
+        an item {"value", "top"}, the `top` best ones.
         Values that the model cannot know (unseen ones, cut texts) are counted in a Note.
         """
         notes: Notes = Counter()

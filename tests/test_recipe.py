@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dougong import backbones, fields, recipe
 from dougong.core.config import dump_yaml, parse_yaml
 from dougong.core.errors import Problem, RecipeError
+from dougong.layers import losses
 from tests.clear_error import check_clear
 
 GOOD = """name: reviews
@@ -286,9 +287,12 @@ def test_the_order_of_fields_means_nothing(tmp_path: Path):
 
 
 def golden() -> list[tuple[str, str, str]]:
-    blocks = (Path(__file__).parent / "recipe_mistakes.txt").read_text(encoding="utf-8").split("\n\n")[1:]
-    types = ", ".join(fields.having("Encoder"))
-    split = [block.replace("{TYPES_IN}", types).strip("\n").split("\n") for block in blocks]
+    text = (Path(__file__).parent / "recipe_mistakes.txt").read_text(encoding="utf-8")
+    text = text.replace("{TYPES_IN}", ", ".join(fields.having("Encoder")))
+    text = text.replace("{TYPES_OUT}", ", ".join(fields.having("Head")))
+    text = text.replace("{LOSSES}", ", ".join(get_args(get_type_hints(losses.Loss)["kind"])))
+    blocks = text.split("\n\n")[1:]
+    split = [block.strip("\n").split("\n") for block in blocks]
     changes = [change.replace("\\n", "\n").replace("\\t", "\t").partition(" -> ") for change, _ in split]
     return [(old, new, message) for (old, _, new), (_, message) in zip(changes, split, strict=True)]
 

@@ -187,7 +187,8 @@ class Head(nn.Module):
             raise bad_field("train.loss", loss.kind, f"one of {', '.join(self.LOSSES)} for an item", "remove it")
         self.of, self.learn, self.objective = config.of, config.learn, loss
         self.pool = Pool("last" if CAUSAL(config) else config.pool, width)
-        self.width, self.project = width, nn.Identity()
+        self.width = width
+        self.project: nn.Module = nn.Identity()
         self.items = Vectors(codec, width)
         self.bias = nn.Embedding(codec.vocab_size, 1) if config.bias else None  # as a table, which is not decayed
         self.often = Drawn(codec.counts) if loss.kind in SAMPLED else None

@@ -178,7 +178,7 @@ def test_sampled_softmax_estimates_the_sum_over_all_items_without_bias() -> None
     drawn = Drawn(counts)
     initialize(drawn, 0)
     scores, right = torch.randn(6), 1
-    whole = float((scores.exp().sum() - scores[right].exp()))
+    whole = float(scores.exp().sum() - scores[right].exp())
     sums = []
     for _ in range(4_000):
         some = drawn.draw(4, even=False)

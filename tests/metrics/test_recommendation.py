@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from dougong.metrics.recommendation import NDCG, NEVER, HitRate, MeanReciprocalRank
 from dougong.metrics.metric import Metric
+from dougong.metrics.recommendation import NDCG, NEVER, HitRate, MeanReciprocalRank
 
 RANKS = np.array([1, 3, 10, 11, NEVER, 2])
 
