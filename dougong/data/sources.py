@@ -1,4 +1,4 @@
-"""Files -> rows, streamed: csv, tsv, jsonl, parquet, arrow, txt, each also .gz or .zst, and folders of labelled files.
+"""Files -> rows, streamed: csv, tsv, jsonl, parquet, arrow, txt, each also .gz or .zst, folders of labelled files, archives.
 
     for row in read_rows(Path("reviews.csv")):
         ...                   # Row(number=1, values={"review": "…", "label": "good"}, file="reviews.csv") or BadRow
@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 import pyarrow as pa
 
 from dougong.core.errors import DataError, nearest, shown
-from dougong.data import delimited, folders, json_lines, plain_text, tables
+from dougong.data import archives, delimited, folders, json_lines, plain_text, tables
 from dougong.data.media import kind_of
 from dougong.data.records import CHUNK, MAX_COLUMNS, VALUE, Many, Reader, Record, Unit, Unreadable, refuse
 
@@ -103,8 +103,7 @@ def _matches(path: str, base: Path) -> list[Path]:
         if target.is_dir():
             return _in_folder(target)
         if target.exists():
-            _format(_readable(target))
-            return [target]
+            return _in_file(target)
         if not glob.has_magic(path):
             _no_such_file(path, target)
         found = [base / match for match in glob.iglob(path, root_dir=base, recursive=True)]
@@ -115,9 +114,24 @@ def _matches(path: str, base: Path) -> list[Path]:
         refuse(path, "matches folders only", f"give the folder that holds them: {os.path.dirname(path) or '.'}")
     if not files:
         _no_such_file(path, target)
-    for file in files:
-        _format(_readable(file))
-    return files
+    return [each for file in files for each in _in_file(file)]
+
+
+def _in_file(file: Path) -> list[Path]:
+    """The file itself, or what an archive holds."""
+    if archives.is_archive(_readable(file)):
+        return _in_folder(_unwrapped(archives.unpacked(file)))
+    _format(file)
+    return [file]
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The one folder in which an archive keeps everything, unless that is a label."""
+    entries = folders.visible(folder)
+    if len(entries) != 1 or not entries[0].is_dir():
+        return folder
+    tables = any(_ending(entry)[0] in FORMATS for entry in folders.visible(entries[0]))
+    return entries[0] if tables or not folders.labelled(folder) else folder
 
 
 def _readable(file: Path) -> Path:

@@ -12,31 +12,21 @@ only after it has checked the hash given here.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import stat
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO
+
+from dougong.data import archives
 
 HERE = Path(__file__).resolve().parent
 DOWNLOADS = HERE / "downloads"
 
-MAX_FILES = 100_000
-MAX_BYTES = 4 << 30  # unpacked, of one package
-MAX_RATIO = 100  # unpacked over packed, the line between a table and a bomb
-CHUNK = 1 << 20
 WANTED = "wanted.txt"  # what pip reads the name, version and hash from
 
 
 class FetchError(RuntimeError):
-    """A package could not be had, is not the one that was asked for, or would write where it must not."""
+    """A package could not be had, or is not the one that was asked for."""
 
 
 def npm(package: str, version: str, sha256: str, *, keep: str = "*") -> Path:
@@ -63,13 +53,8 @@ def debian(package: str, version: str, sha256: str, *, keep: str = "*") -> Path:
     return _cached(f"debian-{package}-{version}", ["apt-get", "download", "-qq", f"{package}={version}"], sha256, keep)
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_sha256(path: Path, expected: str) -> None:
-    found = sha256_of(path)
+    found = archives.sha256_of(path)
     if found != expected:
         raise FetchError(f"{path}: sha256 {found}, expected {expected}. Fix: delete it, fetch again.")
 
@@ -106,75 +91,16 @@ def _download(command: list[str], archive: Path, wanted: str | None) -> None:
         found[0].replace(archive)
 
 
-# ------------------------------------------------------------------------------------------------------------ unpacking
-
-
 def unpack(archive: Path, folder: Path, keep: str = "*") -> None:
-    """Write the regular files whose name fits `keep` under `folder`, all of them or none.
-
-    Refused: names that lead outside, links and devices among the files kept, too many files, too many bytes.
-    """
+    """What fits `keep` of a tar, a zip, or the tar within a deb file, all of it or nothing: dougong.data.archives unpacks it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    most = min(MAX_BYTES, MAX_RATIO * archive.stat().st_size + CHUNK)
-    files = written = 0
-    try:
-        for name, source in _members(archive):
-            if not fnmatchcase(name, keep):
-                continue
-            target = inside(part, name)
-            if source is None:
-                raise FetchError(f"{archive.name}: {name!r} is a link or a device. Fix: do not use this archive.")
-            if target.exists():
-                raise FetchError(f"{archive.name}: {name!r} stands in it twice. Fix: do not use this archive.")
-            files += 1
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as out:
-                while chunk := source.read(CHUNK):
-                    written += len(chunk)
-                    if files > MAX_FILES or written > most:
-                        raise FetchError(
-                            f"{archive.name}: more than {MAX_FILES:,} files or {most:,} bytes. Fix: do not use it."
-                        )
-                    out.write(chunk)
-        if not files:
-            raise FetchError(f"{archive.name}: no file in it fits {keep!r}")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The path of a member under `folder`; a name that leads out of it is refused."""
-    root = os.path.realpath(folder)
-    target = os.path.realpath(os.path.join(root, name))
-    if not name or "\0" in name or "\\" in name or os.path.commonpath([root, target]) != root or target == root:
-        raise FetchError(f"{name!r} leads outside of the folder it is unpacked to. Fix: do not use this archive.")
-    return Path(target)
-
-
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Name and content of every member but folders (None for what is no regular file) of a tar, zip or deb file."""
     with archive.open("rb") as file:
-        magic = file.read(8)
-    if magic.startswith(b"!<arch>"):
-        with tempfile.TemporaryFile(dir=archive.parent) as data:
-            subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=data, check=True, timeout=600)
-            data.seek(0)
-            with tarfile.open(fileobj=data, mode="r:") as tar:
-                yield from _tar_members(tar)
-    elif magic.startswith(b"PK"):
-        with zipfile.ZipFile(archive) as zipped:
-            for entry in zipped.infolist():
-                if not entry.is_dir():
-                    kind = stat.S_IFMT(entry.external_attr >> 16)
-                    yield entry.filename, zipped.open(entry) if kind in (0, stat.S_IFREG) else None
-    else:
-        with tarfile.open(archive, mode="r:*") as tar:
-            yield from _tar_members(tar)
-
-
-def _tar_members(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None]]:
-    for entry in tar:
-        if not entry.isdir():
-            yield entry.name.removeprefix("./"), tar.extractfile(entry) if entry.isreg() else None
+        is_deb = file.read(8).startswith(b"!<arch>")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        part, source = Path(temporary) / "files", archive
+        if is_deb:
+            source = Path(temporary) / f"{archive.name}.tar"
+            with source.open("wb") as data:
+                subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=data, check=True, timeout=600)
+        archives.unpack(source, part, keep, packed=archive.stat().st_size)
+        part.rename(folder)

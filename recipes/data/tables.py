@@ -13,6 +13,8 @@ from pathlib import Path
 
 import fetch
 
+from dougong.data import archives
+
 PREPARED = fetch.HERE / "prepared"
 TEST_SHARE = 0.2
 
@@ -87,4 +89,4 @@ def writing(name: str) -> Iterator[Path]:
 def tell(name: str, rows: int) -> None:
     """Print what was written: rows, sha256, path."""
     path = PREPARED / name
-    print(f"{rows:>7,} rows  sha256 {fetch.sha256_of(path)}  {os.path.relpath(path)}")
+    print(f"{rows:>7,} rows  sha256 {archives.sha256_of(path)}  {os.path.relpath(path)}")

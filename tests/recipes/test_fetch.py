@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import io
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from dougong.core.errors import DataError
+from dougong.data import archives
+from tests.data.archives import member, tar_of
 from tests.scripts import load
 
 fetch = load("recipes/data/fetch.py")
 tables = load("recipes/data/tables.py")
-
-
-def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for info, data in members:
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
 
 
 def files(folder: Path) -> list[str]:
@@ -51,55 +39,16 @@ def test_unpack_reads_zip_files_too(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == ["p/x.csv"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "p/../../evil", "/tmp/evil", "..\\evil", "", "p/.."])
-def test_a_name_that_leads_outside_is_refused_and_nothing_stays(tmp_path: Path, name: str) -> None:
-    archive = tar_of(tmp_path / "a", (member("good"), b"1"), (member(name), b"2"))
-    with pytest.raises(fetch.FetchError, match=r"leads outside of the folder"):
+def test_what_leads_outside_is_refused_and_nothing_stays(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "a", (member("good"), b"1"), (member("../evil"), b"2"))
+    with pytest.raises(DataError, match=r"leads outside of the folder"):
         fetch.unpack(archive, tmp_path / "deep" / "out")
-    assert files(tmp_path) == ["a"]
-
-
-def test_a_zip_that_leads_outside_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a", "w") as zipped:
-        zipped.writestr("../evil", "1")
-    with pytest.raises(fetch.FetchError, match=r"'\.\./evil' leads outside"):
-        fetch.unpack(tmp_path / "a", tmp_path / "deep" / "out")
-    assert files(tmp_path) == ["a"]
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
-    archive = tar_of(tmp_path / "a", (member("good"), b"1"), (member("link", kind, "good"), b""))
-    with pytest.raises(fetch.FetchError, match="'link' is a link or a device"):
-        fetch.unpack(archive, tmp_path / "out")
-    assert files(tmp_path) == ["a"]
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
-    entry = zipfile.ZipInfo("link")
-    entry.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "a", "w") as zipped:
-        zipped.writestr(entry, "/etc/passwd")
-    with pytest.raises(fetch.FetchError, match="'link' is a link or a device"):
-        fetch.unpack(tmp_path / "a", tmp_path / "out")
-
-
-def test_a_name_that_stands_in_it_twice_is_refused(tmp_path: Path) -> None:
-    archive = tar_of(tmp_path / "a", (member("x"), b"1"), (member("x"), b"2"))
-    with pytest.raises(fetch.FetchError, match="'x' stands in it twice"):
-        fetch.unpack(archive, tmp_path / "out")
-
-
-def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
-    archive = tar_of(tmp_path / "a", (member("zeros"), bytes(8 << 20)))
-    with pytest.raises(fetch.FetchError, match=r"more than 100,000 files or 1,\d{3},\d{3} bytes"):
-        fetch.unpack(archive, tmp_path / "out")
     assert files(tmp_path) == ["a"]
 
 
 def test_a_pattern_that_fits_nothing_is_an_error(tmp_path: Path) -> None:
     archive = tar_of(tmp_path / "a", (member("x.csv"), b"1"))
-    with pytest.raises(fetch.FetchError, match=r"no file in it fits '\*\.json'"):
+    with pytest.raises(DataError, match=r"no file in it fits '\*\.json'"):
         fetch.unpack(archive, tmp_path / "out", keep="*.json")
 
 
@@ -115,7 +64,7 @@ def fake_client(folder: Path, data: bytes) -> list[str]:
 def test_a_package_is_fetched_once_and_checked_always(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "DOWNLOADS", tmp_path / "downloads")
     archive = tar_of(tmp_path / "a", (member("x.csv"), b"1"))
-    command, sha256 = fake_client(tmp_path, archive.read_bytes()), fetch.sha256_of(archive)
+    command, sha256 = fake_client(tmp_path, archive.read_bytes()), archives.sha256_of(archive)
     first = fetch._cached("npm-x-1", command, sha256, "*.csv")
     assert files(first) == ["x.csv"]
     assert fetch._cached("npm-x-1", command, sha256, "*.csv") == first
