@@ -58,10 +58,11 @@ class Model(nn.Module):
         arriving = self.inputs + ([self.written] if self.written else [])
         read, told = ({field.name: field.config for field in side} for side in (inputs, outputs))
         self.one_encoder = fields.share_encoder(read, told, encoders)
+        alone = len(arriving) == 1 or self.one_encoder or (len(inputs) == 1 and layout_of(config) == "encoder-decoder")
         for field in arriving[:1] if self.one_encoder else arriving:
             own = encoders.get(field.name)
             reader = field.head.READER if field is self.written else field.type.Encoder
-            self.add_module(f"in_{field.name}", Arrival(field, reader, own, config.width, module.Backbone.PATCH))
+            self.add_module(f"in_{field.name}", Arrival(field, reader, own, config, alone))
         self.encoder: nn.Module | None = None
         joined = arriving
         if layout_of(config) == "encoder-decoder":
@@ -243,19 +244,21 @@ class Model(nn.Module):
 class Arrival(nn.Module):
     """One input's way in: its type's encoder, and a backbone of its own if the recipe gives it one."""
 
-    def __init__(self, field: Field, reader: Any, own: Any, width: int, patch: int):
+    def __init__(self, field: Field, reader: Any, own: Any, config: Any, alone: bool):
         super().__init__()
         self.name = field.name
         self.own: Any = None
-        module = backbones.load(own.kind) if own else None
-        inner, patch = (own.width, module.Backbone.PATCH) if module else (width, patch)
-        self.encoder = reader(field.config, field.codec, inner, patch)
+        reads = own or config
+        module = backbones.load(reads.kind)
+        self.encoder = reader(field.config, field.codec, reads.width, module.Backbone.PATCH)
         self.positions: int | None = self.encoder.positions
         self.axes: int | None = getattr(self.encoder, "axes", None)
         self.parts: int | None = getattr(self.encoder, "parts", None)
-        if module:
+        if (own or alone) and (inner := reads.enters(self.axes)) != reads.width:  # which grid it has is known only now
+            self.encoder = reader(field.config, field.codec, inner, module.Backbone.PATCH)
+        if own:
             self.own = module.Backbone(own, positions=self.positions, axes=self.axes)
-            self.project = nn.Linear(self.own.out_width, width)
+            self.project = nn.Linear(self.own.out_width, config.width)
             self.positions, self.axes = self.parts, None  # a backbone may change how many there are
 
     def forward(self, batch: Batch, name: str | None = None) -> Features:

@@ -12,6 +12,7 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small", which read everyt
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
     .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation, with
         .memory, the encoder's features or None, and .choose(rows), which goes on with some rows, as beams do
+Its Config's `enters(axes)` is the width of what comes in on a grid of so many axes, where no other input stands beside it.
 A Config with `layout`, `encoder_layers` and `cross` can be the decoder of an encoder-decoder, and its encoder.
 
     .SEGMENTS           optional: true where it keeps apart what Features.segments says
@@ -46,6 +47,10 @@ class BackboneConfig:
 
     width: Width = 256  # D, of what comes in
     init: str | None = None  # of the whole model: a run whose weights it begins with, where names and shapes agree
+
+    def enters(self, axes: int | None) -> int:
+        """The width of what comes in where it stands by itself, on a grid of so many axes."""
+        return self.width
 
 
 def check_layout(config: Any) -> None:

@@ -64,6 +64,15 @@ class Config(BackboneConfig):
             raise bad_field("model.width", self.width, expected, f"use width: {-(-self.width // 4) * 4}")
 
     @property
+    def channels(self) -> tuple[int, ...]:
+        """Images, clips: of each stage."""
+        stages = len(self.depths)
+        return tuple(math.ceil(self.width / 2 ** (stages - 1 - stage)) for stage in range(stages))
+
+    def enters(self, axes: int | None) -> int:
+        return self.width if axes is None else self.channels[0]
+
+    @property
     def depths(self) -> tuple[int, ...]:
         """Images, clips: the blocks of each stage; what is left over goes to the last ones."""
         if isinstance(self.layers, tuple):
@@ -85,7 +94,11 @@ class Backbone(nn.Module):
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
         self.out_width = config.width
-        self.net: Sequence | Image = Sequence(config) if positions is None else Image(config, axes or 2)
+        self.net: Sequence | Image
+        if positions is None:
+            self.net = Sequence(config)
+        else:
+            self.net = Image(config, axes or 2, entered=axes is not None)
         self.finer_widths = self.net.finer_widths if isinstance(self.net, Image) else ()
 
     def forward(
@@ -197,7 +210,7 @@ class Cache:
 class Image(nn.Module):
     """Residual stages over an image or a clip; from one to the next the resolution halves and the channels double."""
 
-    def __init__(self, config: Config, axes: int):
+    def __init__(self, config: Config, axes: int, *, entered: bool):
         super().__init__()
         self.axes, c = axes, config
         if c.dilation is not None:
@@ -206,10 +219,10 @@ class Image(nn.Module):
             raise bad_field("model.over_time", c.over_time, "nothing for an image: it has no time", "remove it")
         if c.block == "convnext" and axes != 2:
             raise bad_field("model.block", c.block, "another for clips: convnext is of images", "remove it")
-        depths = c.depths
-        channels = [math.ceil(c.width / 2 ** (len(depths) - 1 - stage)) for stage in range(len(depths))]
-        self.finer_widths = tuple(channels[:-1])
-        self.enter = CONVS[axes](c.width, channels[0], 1, bias=False)
+        depths, channels = c.depths, c.channels
+        self.finer_widths = channels[:-1]
+        # a table's columns come as wide as the last stage
+        self.enter = None if entered else CONVS[axes](c.width, channels[0], 1, bias=False)
         self.blocks = nn.ModuleList()
         before = channels[0]
         for depth, after in zip(depths, channels, strict=True):
@@ -221,7 +234,8 @@ class Image(nn.Module):
         self.ends_active = c.block != "convnext"
 
     def reset_parameters(self) -> None:
-        _fill(self.enter)
+        if self.enter is not None:
+            _fill(self.enter)
 
     def forward(self, x: Features) -> Features:
         grid = x.grid or (1, x.mask.shape[1])
@@ -232,7 +246,7 @@ class Image(nn.Module):
         values = values.contiguous(memory_format=FASTEST[self.axes])
         mask = None if bool(x.mask.all()) else x.mask.unflatten(1, grid)[:, None]  # (B, 1, N); None: nothing pads
         assert mask is None or self.axes == 2  # a clip has all of its frames
-        values = _clear(self.enter(values), mask)
+        values = _clear(values if self.enter is None else self.enter(values), mask)
         finer = []
         for block in self.blocks:
             if x.grid and block.stride > 1:  # type: ignore[operator]

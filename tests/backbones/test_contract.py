@@ -100,7 +100,7 @@ def test_reset_parameters_fills_everything(name: str, kind: str, build: Build) -
 def test_shapes_masks_and_gradients(name: str, kind: str, build: Build, features: Make) -> None:
     config = tiny(name)
     model = build(config, INPUTS[kind], axes=AXES.get(kind)).train()
-    x = sample(features, config.width, kind)
+    x = sample(features, config.enters(AXES.get(kind)), kind)
     x.values.requires_grad_()  # of a backbone without parameters, too
     y = model(x)
     rows, positions, width = y.values.shape
@@ -231,7 +231,7 @@ def test_what_is_built_causal_has_a_use_for_every_parameter(name: str, build: Bu
 @pytest.mark.parametrize("kind", INPUTS)
 def test_bfloat16_stays_near_float32(name: str, kind: str, build: Build, features: Make) -> None:
     config = tiny(name)
-    model, x = build(config, INPUTS[kind], axes=AXES.get(kind)), sample(features, config.width, kind)
+    model, x = build(config, INPUTS[kind], axes=AXES.get(kind)), sample(features, config.enters(AXES.get(kind)), kind)
     x.values.requires_grad_()
     exact = model(x)
     with torch.autocast("cpu", torch.bfloat16):

@@ -169,7 +169,7 @@ def test_each_stage_halves_a_clip(
 ) -> None:
     positions = math.prod(grid)
     model = build(Config(width=12, layers=3, kernel=kernel, over_time=over_time), positions, axes=3).train()
-    y = model(features(12, [positions], grid=grid))
+    y = model(features(3, [positions], grid=grid))
     assert y.grid == smaller
     assert y.values.shape == (1, math.prod(smaller), 12)
     assert y.values.isfinite().all()

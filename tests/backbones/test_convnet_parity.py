@@ -27,8 +27,7 @@ def noisy(model: nn.Module) -> Any:
 
 
 def through(model: Any, x: Tensor) -> Tensor:
-    """(B, C, H, W) through our stages: what comes in is taken as it is, `enter` says nothing."""
-    model.net.enter = nn.Identity()
+    """(B, C, H, W) through our stages."""
     y = model(
         Features(
             x.flatten(2).transpose(1, 2), torch.ones(len(x), x.shape[2] * x.shape[3], dtype=torch.bool), x.shape[2:]
@@ -43,7 +42,7 @@ def test_resnet_is_a_configuration(block: Any, depths: tuple[int, ...], build: B
     theirs = noisy(
         ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=widths, depths=list(depths), layer_type=block))
     )
-    ours = build(Config(width=widths[-1], layers=depths, block=block), 16)
+    ours = build(Config(width=widths[-1], layers=depths, block=block), 16, axes=2)
     blocks = [layer for stage in theirs.encoder.stages for layer in stage.layers]
     for own, other in zip(ours.net.blocks, blocks, strict=True):
         for conv, norm, layer in zip(own.convs, own.norms, other.layer, strict=True):
@@ -59,7 +58,7 @@ def test_resnet_is_a_configuration(block: Any, depths: tuple[int, ...], build: B
 
 def test_convnext_is_a_configuration(build: Build) -> None:
     theirs = noisy(ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 32], depths=[1, 2, 1], num_stages=3)))
-    ours = build(Config(width=32, layers=(1, 2, 1), block="convnext", kernel=7, norm="layer"), 16)
+    ours = build(Config(width=32, layers=(1, 2, 1), block="convnext", kernel=7, norm="layer"), 16, axes=2)
     for stage, start in zip(theirs.encoder.stages, (0, 1, 3), strict=True):
         first = ours.net.blocks[start]
         if first.down is not None:
@@ -83,8 +82,8 @@ def test_the_presets_have_as_many_parameters_as_the_models_they_are_named_after(
 
     def count(name: str) -> int:
         with torch.device("meta"):
-            net = Backbone(PRESETS[name], positions=196).net
-        return sum(p.numel() for key, p in net.named_parameters() if not key.startswith("enter")) // 10_000
+            net = Backbone(PRESETS[name], positions=196, axes=2).net
+        return sum(p.numel() for p in net.parameters()) // 10_000
 
     with torch.device("meta"):
         resnet = {
