@@ -24,11 +24,13 @@ from dougong.core import lean
 from dougong.core.devices import require_memory
 from dougong.core.errors import bad_field
 from dougong.fields import Field, reads_apart, reads_finer
-from dougong.layers.features import Features, gathered, stacked
+from dougong.layers.features import Features, stacked
 from dougong.layers.losses import Loss
+from dougong.layers.pooling import cells
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
+CELLS = 4  # to a side, of what a backbone makes of one part of a row, a frame: it is told where something is in it
 AUXILIARY = "auxiliary"  # the key of the backbone's own loss beside those of the outputs
 
 
@@ -258,7 +260,8 @@ class Arrival(nn.Module):
             self.encoder = reader(field.config, field.codec, inner, module.Backbone.PATCH)
         if own:
             self.own = module.Backbone(own, positions=self.positions, axes=self.axes)
-            self.project = nn.Linear(self.own.out_width, config.width)
+            parts = 1 if self.parts is None else CELLS * CELLS
+            self.project = nn.Linear(parts * self.own.out_width, config.width)
             self.positions, self.axes = self.parts, None  # a backbone may change how many there are
 
     def forward(self, batch: Batch, name: str | None = None) -> Features:
@@ -268,7 +271,8 @@ class Arrival(nn.Module):
             return features
         features = self.own(features)
         if self.parts is not None:
-            features = gathered(features, self.parts)
+            values = cells(features, CELLS).unflatten(0, (-1, self.parts))  # (B, N, ·)
+            features = Features(values, torch.ones_like(values[..., 0], dtype=torch.bool), None, features.auxiliary)
         return replace(features, values=self.project(features.values), finer=())
 
     def shifted(self, batch: Batch) -> Features:

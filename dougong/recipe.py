@@ -365,6 +365,14 @@ class Reader:
             own = f"{pictures[0]}: {{type: {kind}, encoder: convnet}}"
             fix = f"write kind: transformer, or give it an encoder of its own: {own}"
             self.wrong("model.kind", model.kind, expected, fix)
+        clips = [name for name, config in inputs.items() if fields.axes_of(config) == 3]
+        for key, config, alone in [
+            ("model", model, len(inputs) == 1 and not encoders),
+            *((f"inputs.{name}.encoder", each, name in clips) for name, each in encoders.items()),
+        ]:
+            if getattr(config, "divided", False) and not (clips and alone):
+                fix = "remove it, or give the clip an encoder of its own that divides"
+                self.wrong(f"{key}.divided", True, "false where no clip is read by itself", fix)
         if written and (lacks := unfit(written[0], outputs[written[0]], model.kind)):
             self.wrong("model.kind", model.kind, *lacks)
         elif any(fields.bounded(config) for config in outputs.values()) and not keeps_apart(model):

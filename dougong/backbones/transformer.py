@@ -3,9 +3,11 @@
 The default is pre-norm RMSNorm, rotary positions, normed queries and keys, squared ReLU and no biases, with residual
 branches that begin at zero: small models learn fastest so (Xiong et al. 2020, arXiv:2002.04745; So et al. 2021,
 arXiv:2109.08668; Henry et al. 2020, arXiv:2010.04245; Zhang et al. 2019, arXiv:1901.09321).
+Of a clip all blocks see all others, or (divided) in each layer first those of their place over time, then those of their frame
+(Bertasius et al. 2021, arXiv:2102.05095).
 """
 
-# B batch, T positions, S keys, D width, G key-value heads, K head_dim
+# B batch, T positions, F frames, P places of a frame, S keys, D width, G key-value heads, K head_dim
 
 from __future__ import annotations
 
@@ -61,6 +63,9 @@ class Config(BackboneConfig):
     rotary_scaling: RotaryScaling | None = None  # read longer sequences than it was trained on
     max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
     window: Count | None = None  # a position sees those nearer than this; None: all
+    divided: bool = (
+        False  # clips: attention over time at each place, then within each frame, in place of over all at once
+    )
     dropout: Fraction = 0.0
     layout: Layout = (
         "decoder"  # of what is written from inputs: after them in one sequence, or from an encoder's features
@@ -88,6 +93,10 @@ class Config(BackboneConfig):
         check_layout(self)
         if self.rotary_scaling is not None:
             self.check_scaling(self.rotary_scaling)
+        for key, value in (("window", self.window), ("positions", self.positions)) if self.divided else ():
+            if value is not None and value not in ("rotary", "learned", "sinusoidal"):
+                expected = "none that counts places of a sequence beside divided: true"
+                raise bad_field(f"model.{key}", value, expected, "remove it")
         if self.experts < 0:
             raise bad_field("model.experts", self.experts, "0 or more", "use experts: 0 for a plain transformer")
         if self.experts and self.experts_per_token > self.experts:
@@ -117,6 +126,12 @@ class Backbone(nn.Module):
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
         self.config, self.positions, self.out_width = config, positions, config.width
+        self.divided = config.divided and axes == 3
+        if (
+            config.divided and not self.divided and not config.cross
+        ):  # the decoder that reads a clip's features reads no clip
+            expected = "false where there is no clip that is read by itself"
+            raise bad_field("model.divided", True, expected, "remove it, or give the clip this backbone as its encoder")
         self.max_length = config.max_length or (config.rotary_scaling.reach if config.rotary_scaling else None)
         self.table: LearnedPositions | None = None
         if config.positions == "learned":
@@ -125,7 +140,7 @@ class Backbone(nn.Module):
         self.distances = RelativeBuckets(config.heads) if config.positions == "relative_buckets" else None
         self.input_norm = _norm(config) if config.input_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, self.divided) for _ in range(config.layers))
         self.final_norm = _norm(config) if config.final_norm else nn.Identity()
 
     def forward(
@@ -135,7 +150,7 @@ class Backbone(nn.Module):
         given, order = x, None
         if x.mask.shape[1] > 1 and (causal or (self.positions is None and x.grid is None)):
             x, order = real_first(x)  # in tables and images the place itself says what stands there
-        sight = self.look(x, causal, memory, cache)
+        sight = self.look_divided(x) if self.divided else self.look(x, causal, memory, cache)
         values = self.dropout(self.input_norm(self.place(x.values, sight.places)))  # (B, T, D)
         if cache is not None:
             cache.memory = memory
@@ -185,6 +200,23 @@ class Backbone(nn.Module):
             tables = rotary(at, c.width // c.heads, c.rotary_base, c.rotary_scaling)
         return Sight(places, seen, plain, tables, None if memory is None else memory.mask[:, None, None, :])
 
+    def look_divided(self, x: Features) -> Sight:
+        """Of a clip: what is seen within a frame, and beside it what along time."""
+        c, device = self.config, x.mask.device
+        assert x.grid is not None
+        frames, *frame = x.grid
+        tables = [
+            rotary(grid_places(tuple(grid), device)[None], c.width // c.heads, c.rotary_base, c.rotary_scaling)
+            if c.positions == "rotary"
+            else None
+            for grid in (frame, [frames])
+        ]
+        real = x.mask.unflatten(1, (frames, -1))  # (B, F, P)
+        within, along = real.flatten(0, 1), real.transpose(1, 2).flatten(0, 1)  # (B · F, P), (B · P, F)
+        places = torch.arange(x.mask.shape[1], device=device)[None]
+        over_time = Sight(places, along[:, None, None, :], False, tables[1], None)
+        return Sight(places, within[:, None, None, :], False, tables[0], None, over_time, frames)
+
     def place(self, values: Tensor, places: Tensor) -> Tensor:
         """Add what marks the places, unless rotary positions do it inside attention."""
         if self.table is not None:
@@ -216,18 +248,24 @@ class Sight:
     causal: bool  # the triangle: each query sees its own place and those before it
     tables: Rotary | None
     memory: Tensor | None  # (B, 1, 1, S) bool: the real positions of the encoder's features
+    over_time: Sight | None = (
+        None  # of a clip that is divided; the other fields are then of its frames, each by itself …
+    )
+    frames: int = 1  # … of which there are so many
 
 
 class Block(nn.Module):
     """Attention, perhaps cross-attention, and feed-forward, each added to what came in."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, divided: bool = False):
         super().__init__()
         c = config
         # Post-norm rescales each sum, so a branch of zero gains nothing there: it begins small, by the number of sums.
         gain = 0.0 if c.norm_first else (2 * c.layers) ** -0.5
         self.norm_first = c.norm_first
         self.pure = not c.dropout
+        self.time_norm = _norm(c) if divided else None
+        self.time = _attention(c, gain) if divided else None
         self.attention_norm, self.attention = _norm(c), _attention(c, gain)
         self.cross_norm = _norm(c) if c.cross else None
         self.cross = _attention(c, gain) if c.cross else None
@@ -245,12 +283,16 @@ class Block(nn.Module):
         self, x: Tensor, mask: Tensor, sight: Sight, memory: Features | None, store: KeyValues | None
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) -> (B, T, D), and the experts' balance loss if there are experts."""
-        h = self.before(self.attention_norm, x)
+        if self.time is not None and self.time_norm is not None and sight.over_time is not None:
+            x = self.after(
+                self.time_norm, x, self.along_time(self.before(self.time_norm, x), sight.over_time, sight.frames)
+            )
+        h = self.before(self.attention_norm, x).unflatten(1, (sight.frames, -1)).flatten(0, 1)  # (B · F, P, D)
         keys, values = self.attention.keys_values(h, sight.tables)
         if store is not None:
             keys, values = store.append(keys, values)
         h = self.attention(h, keys, values, seen=sight.seen, causal=sight.causal, tables=sight.tables)
-        x = self.after(self.attention_norm, x, h)
+        x = self.after(self.attention_norm, x, h.unflatten(0, (-1, sight.frames)).flatten(1, 2))
         if self.cross is not None and self.cross_norm is not None and memory is not None:
             known = store.memory if store is not None else None
             keys, values = known or self.cross.keys_values(memory.values)
@@ -261,6 +303,15 @@ class Block(nn.Module):
         h = self.before(self.feedforward_norm, x)
         h, lost = self.feedforward(h, mask) if isinstance(self.feedforward, Experts) else (self.feedforward(h), None)
         return self.after(self.feedforward_norm, x, h), lost
+
+    def along_time(self, x: Tensor, sight: Sight, frames: int) -> Tensor:
+        """Each place sees itself in all frames: (B, F · P, D) -> the same."""
+        assert self.time is not None
+        h = x.unflatten(1, (frames, -1)).transpose(1, 2)  # (B, P, F, D)
+        rows = h.flatten(0, 1)  # (B · P, F, D)
+        keys, values = self.time.keys_values(rows, sight.tables)
+        seen = self.time(rows, keys, values, seen=sight.seen, tables=sight.tables)
+        return seen.unflatten(0, h.shape[:2]).transpose(1, 2).flatten(1, 2)
 
     def before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x) if self.norm_first else x

@@ -6,7 +6,8 @@ Each file offers
     Codec       raw value <-> arrays: fit, encode, decode, to_json, from_json; numpy only
     Encoder     nn.Module: arrays of a batch -> Features          (absent where the type only comes out;
                 .positions, .axes: how many features a row has, and axes their grid, where all rows have the same;
-                .parts: a backbone of its own reads so many parts of a row each by itself, and gives a feature for each,
+                .parts: a backbone of its own reads so many parts of a row each by itself, below each other (B · N, T, D),
+                and one feature is made of each, (B, N, D), in place of one row's;
                 what is written step by step, or told from around it, is read by its Head's READER;
                 a READER with `vectors` and `table` gives those of rows, and of all that its Codec knows)
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
@@ -123,9 +124,15 @@ def has_vectors(config: Any) -> bool:
     return hasattr(getattr(head_of(config), "READER", None), "vectors")
 
 
+def axes_of(config: Any) -> int | None:
+    """How many axes the grid of an input's features has: 2 of a picture, 3 of a clip unless its frames are read one by one."""
+    axes: int | None = getattr(load(config.type), "AXES", None)
+    return 2 if getattr(config, "per_frame", False) else axes
+
+
 def has_grid(config: Any) -> bool:
     """Whether the features of an input are a grid: a picture's, a clip's."""
-    return hasattr(load(config.type), "AXES")
+    return axes_of(config) is not None
 
 
 def bounded(config: Any) -> bool:

@@ -35,12 +35,6 @@ class Features:
         return (self.values * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def gathered(x: Features, parts: int) -> Features:
-    """One feature for each part of a row, the mean of its own: (B · N, T, D) -> (B, N, D)."""
-    values, real = x.mean().unflatten(0, (-1, parts)), x.mask.any(1).unflatten(0, (-1, parts))
-    return Features(values, real, None, x.auxiliary)
-
-
 def length_mask(lengths: Tensor, positions: int) -> Tensor:
     """(B,) lengths -> (B, T) bool mask, True for the first `length` positions of each row."""
     return torch.arange(positions, device=lengths.device)[None, :] < lengths[:, None]

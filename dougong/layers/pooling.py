@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.layers.dropout import Dropout
@@ -49,6 +50,17 @@ class Pool(nn.Module):
         else:
             chosen = places.where(x.mask, 0).amax(1)
         return x.values[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def cells(x: Features, side: int) -> Tensor:  # (B, T, D) -> (B, side² · D)
+    """Means over side × side parts of an image's grid, one beside the other, so that it is still told what stood where.
+
+    Without a grid they are of as many parts of the sequence. No row may have padding.
+    """
+    planes = x.values.transpose(1, 2)  # (B, D, T)
+    if x.grid is None:
+        return F.adaptive_avg_pool1d(planes, side * side).flatten(1)
+    return F.adaptive_avg_pool2d(planes.unflatten(2, x.grid), side).flatten(1)
 
 
 class Readout(nn.Module):

@@ -23,15 +23,9 @@ SPLITS = {"train": "train", "test": "t10k"}
 
 
 def main() -> None:
-    folder = fetch.debian(
-        "dataset-fashion-mnist",
-        "0.0~git20200523.55506a9-1",
-        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
-        keep="*-ubyte.gz",
-    )
+    folder = fetched()
     for split, name in SPLITS.items():
-        images = read_idx(next(folder.rglob(f"{name}-images-idx3-ubyte.gz")))  # (N, 28, 28)
-        labels = read_idx(next(folder.rglob(f"{name}-labels-idx1-ubyte.gz")))  # (N,)
+        images, labels = read(folder, name)
         columns = {
             "image": pa.array([png(image) for image in images], pa.binary()),
             "label": pa.array([LABELS[label] for label in labels]),
@@ -40,6 +34,22 @@ def main() -> None:
         with tables.writing(file) as path:
             pq.write_table(pa.table(columns), path, row_group_size=5_000)
         tables.tell(file, len(labels))
+
+
+def fetched() -> Path:
+    """The folder of the four files."""
+    return fetch.debian(
+        "dataset-fashion-mnist",
+        "0.0~git20200523.55506a9-1",
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        keep="*-ubyte.gz",
+    )
+
+
+def read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images (N, 28, 28) and the numbers of their labels (N,) of `train` or `t10k`."""
+    images = read_idx(next(folder.rglob(f"{name}-images-idx3-ubyte.gz")))
+    return images, read_idx(next(folder.rglob(f"{name}-labels-idx1-ubyte.gz")))
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -223,3 +223,78 @@ def test_bfloat16_runs_and_stays_near_float32(build: Build, features: Make) -> N
 
 def _pieces(x: Features, counts: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(x.values.split(counts, 1), x.mask.split(counts, 1), strict=True))
+
+
+# --------------------------------------------------------------------------------------------------------------- clips
+
+
+def clip(features: Make, rows: int = 2) -> Features:
+    return features(32, [24] * rows, grid=(4, 2, 3))
+
+
+def test_divided_attention_sees_its_place_over_time_and_its_frame(build: Build, features: Make) -> None:
+    """One layer: what changes at a place is seen there at all times, then within each frame by all: nothing is far."""
+    model = build(replace(PRESETS["tiny"], divided=True, layers=1), 24, axes=3)
+    x = clip(features)
+    before, values = model(x).values, x.values.clone()
+    values[:, 7] += 1.0  # frame 1, place 1
+    assert ((model(replace(x, values=values)).values - before).abs().amax((0, 2)) > 1e-5).all()
+    block = model.blocks[0]
+    block.time.out.weight.data.zero_()
+    before = model(x).values
+    changed = (model(replace(x, values=values)).values - before).abs().amax((0, 2)).reshape(4, 6)
+    assert (changed[1] > 1e-5).all()
+    assert (changed[[0, 2, 3]] == 0).all()
+    block.time.out.weight.data.normal_()
+    block.attention.out.weight.data.zero_()
+    before = model(x).values
+    changed = (model(replace(x, values=values)).values - before).abs().amax((0, 2)).reshape(4, 6)
+    assert (changed[:, 1] > 1e-5).all()
+    assert (changed[:, [0, 2, 3, 4, 5]] == 0).all()
+
+
+def test_divided_attention_over_one_place_is_attention_over_time_and_of_one_frame_over_the_frame(
+    build: Build, features: Make
+) -> None:
+    """Beside a branch that says nothing it equals the plain transformer on the same positions."""
+    plain = build(replace(PRESETS["tiny"], layers=1), 6, axes=2)
+    divided = build(replace(PRESETS["tiny"], divided=True, layers=1), 6, axes=3)
+    weights = divided.state_dict() | plain.state_dict()
+    for grid, silent, speaking in (((6, 1, 1), "attention", "time"), ((1, 2, 3), "time", "attention")):
+        for name, weight in plain.state_dict().items():
+            if ".attention" in name:
+                weights[name.replace(".attention", f".{speaking}")] = weight
+        weights[f"blocks.0.{silent}.out.weight"] = torch.zeros(32, 32)
+        divided.load_state_dict(weights)
+        x = features(32, [6, 6], grid=grid)
+        same = replace(x, grid=(1, *grid[1:]) if grid[0] == 1 else (6, 1))
+        expected = plain(replace(same, grid=same.grid[-2:] if grid[0] == 1 else None))
+        torch.testing.assert_close(divided(x).values, expected.values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal"])
+def test_divided_attention_learns_with_every_part(positions: Any, build: Build, features: Make) -> None:
+    model = build(replace(PRESETS["tiny"], divided=True, positions=positions), 24, axes=3).train()
+    model(clip(features)).values.square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_frames_that_pad_are_not_seen(build: Build, features: Make) -> None:
+    model = build(replace(PRESETS["tiny"], divided=True), 24, axes=3)
+    x = clip(features)
+    mask = x.mask.clone()
+    mask[:, 12:] = False
+    short = Features(x.values[:, :12], mask[:, :12], (2, 2, 3))
+    torch.testing.assert_close(model(replace(x, mask=mask)).values[:, :12], model(short).values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("positions", "axes"), [(None, None), (6, None), (24, 2)])
+def test_without_a_clip_there_is_nothing_to_divide(positions: int | None, axes: int | None, build: Build) -> None:
+    with pytest.raises(FieldError, match=r"model\.divided = True: expected false where there is no clip"):
+        build(replace(PRESETS["tiny"], divided=True), positions, axes=axes)
+
+
+@pytest.mark.parametrize(("key", "value"), [("window", 4), ("positions", "relative_buckets")])
+def test_what_counts_places_of_a_sequence_is_refused_beside_divided(key: str, value: Any) -> None:
+    with pytest.raises(FieldError, match=rf"model\.{key} = .*beside divided: true"):
+        replace(PRESETS["tiny"], divided=True, **{key: value})

@@ -194,6 +194,21 @@ def test_frames_read_one_by_one_need_an_encoder_that_reads_them() -> None:
     recipes.load({**RECIPE, "inputs": {"x": {"type": "video", "per_frame": True, "encoder": "convnet"}}})
 
 
+def test_attention_is_divided_only_over_a_clip_that_is_read_by_itself() -> None:
+    divided = {"kind": "transformer", "divided": True}
+    frames = {"type": "video", "per_frame": True, "encoder": divided}
+    for inputs, model, key in (
+        ({"x": "video", "z": "number"}, divided, "model"),
+        ({"x": "image"}, divided, "model"),
+        ({"x": frames}, "recurrent", "inputs.x.encoder"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            recipes.load({**RECIPE, "inputs": inputs, "model": model})
+        check_clear(str(caught.value), f"{key}.divided", "false where no clip is read by itself")
+    recipes.load({**RECIPE, "inputs": {"x": "video"}, "model": divided})
+    recipes.load({**RECIPE, "inputs": {"x": {"type": "video", "encoder": divided}, "z": "number"}, "model": "mlp"})
+
+
 def test_without_a_word_a_clip_is_read_by_a_convnet() -> None:
     assert recipes.load({**RECIPE, "inputs": {"x": "video"}}).model.kind == "convnet"
     assert recipes.load({**RECIPE, "inputs": {"x": "video", "z": "number"}}).model.kind == "transformer"

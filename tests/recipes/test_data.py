@@ -7,6 +7,7 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.scripts import load
@@ -20,6 +21,8 @@ package_questions = load("recipes/data/package_questions.py")
 peoples_daily = load("recipes/data/peoples_daily.py")
 chatterbot = load("recipes/data/chatterbot.py")
 chitchat = load("recipes/data/chitchat.py")
+fashion_mnist = load("recipes/data/fashion_mnist.py")
+moving_fashion = load("recipes/data/moving_fashion.py")
 tags_baseline = load("benchmarks/tags_baseline.py")
 
 PACKAGES = """Package: gcc-12-doc
@@ -275,3 +278,14 @@ def test_what_a_person_sent_in_pieces_is_one_message() -> None:
         {"role": "user", "content": "Hi\nthere"},
         {"role": "assistant", "content": "Hello"},
     ]
+
+
+def test_a_garment_moves_as_its_label_says_and_comes_in_again_where_it_left() -> None:
+    image = np.zeros((28, 28), np.uint8)
+    image[0, 0] = 255
+    for motion, there in (("north-east fast", (38, 39)), ("south slow", (1, 37)), ("west fast", (0, 35))):
+        frames = moving_fashion.moving(image, motion, np.array([0, 37]))
+        assert frames.shape == (8, 40, 40)
+        assert [tuple(map(int, np.argwhere(frame)[0])) for frame in frames[:2]] == [(0, 37), there]
+        assert frames.sum((1, 2)).tolist() == [255] * 8
+    assert len(moving_fashion.MOTIONS) == 16
