@@ -64,9 +64,11 @@ def with_codecs(recipe: Recipe, codec_json: Callable[[str], Any]) -> tuple[list[
 def build(recipe: Recipe, inputs: Sequence[Field], outputs: Sequence[Field]) -> Model:
     """The recipe's model with fresh weights, on this machine's device."""
     device = pick_device(recipe.train.device)
+    train = recipe.train
     return models.build(
-        inputs, outputs, recipe.model, encoders=recipe.encoders, loss=recipe.train.loss, seed=recipe.seed, device=device
-    )
+        inputs, outputs, recipe.model,
+        encoders=recipe.encoders, loss=train.loss, weighing=train.weighing, seed=recipe.seed, device=device,
+    )  # fmt: skip
 
 
 def limits_of(fields_: Sequence[Field]) -> dict[str, int]:

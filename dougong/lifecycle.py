@@ -157,7 +157,11 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
         changes=changes,
         init=None if begun is None else begun.to_json(),
         settled=settled,
+        weights=model.learnt_weights,
     )
+    if learnt := model.learnt_weights:
+        told = ", ".join(f"{name} {weight:.3g}" for name, weight in learnt.items())
+        say(f"weights of the losses, as they were learnt: {told}")
     return runs.finish(folder, recipe, model, receipt)
 
 

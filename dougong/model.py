@@ -27,6 +27,7 @@ from dougong.fields import Field, reads_apart, reads_finer
 from dougong.layers.features import Features, stacked
 from dougong.layers.losses import Loss
 from dougong.layers.pooling import cells
+from dougong.layers.weighing import Uncertainty
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -38,7 +39,13 @@ class Model(nn.Module):
     """One model for typed inputs and outputs. Build it through `build`, which also fills the parameters."""
 
     def __init__(
-        self, inputs: Sequence[Field], outputs: Sequence[Field], config: Any, encoders: dict[str, Any], loss: Loss
+        self,
+        inputs: Sequence[Field],
+        outputs: Sequence[Field],
+        config: Any,
+        encoders: dict[str, Any],
+        loss: Loss,
+        weighing: str = "fixed",
     ):
         super().__init__()
         self.inputs, self.outputs = list(inputs), list(outputs)
@@ -86,6 +93,7 @@ class Model(nn.Module):
             more = {"finer": getattr(self.backbone, "finer_widths", ())} if reads_finer(field.config) else {}
             head = field.head(field.config, field.codec, width, own_loss, **more)
             self.add_module(f"out_{field.name}", head)
+        self.weighing = Uncertainty(len(self.outputs)) if weighing == "uncertainty" else None  # of their losses
         self.tie()
 
     def tie(self) -> None:
@@ -179,8 +187,8 @@ class Model(nn.Module):
             return at_precision(arrived[0])
         if any(features.grid for features in arrived) and hasattr(self.backbone, "refuse_lost_grid"):
             self.backbone.refuse_lost_grid()
-        values = [self.roles(index, features.values) for index, features in enumerate(arrived)]
-        joined = torch.cat(values, dim=1)
+        lengths = [features.mask.shape[1] for features in arrived]
+        joined = self.roles.of_all(lengths, torch.cat([features.values for features in arrived], dim=1))
         own = [features.auxiliary for features in arrived if features.auxiliary is not None]
         mask = torch.cat([features.mask for features in arrived], dim=1)
         balance = torch.stack(own).sum() if own else None
@@ -218,6 +226,13 @@ class Model(nn.Module):
         if self.written is not None:  # what each token cost is its prediction and its loss
             return outputs, {self.written.name: outputs[self.written.name]["nats"].sum()}
         return outputs, self._losses(features, batch)
+
+    @property
+    def learnt_weights(self) -> dict[str, float] | None:
+        """By how much each output's loss counts, where that is learnt."""
+        if self.weighing is None:
+            return None
+        return {field.name: weight for field, weight in zip(self.outputs, self.weighing.weights, strict=True)}
 
     def _predict(self, features: Features, batch: Batch) -> dict[str, dict[str, Tensor]]:
         return {field.name: self.head(field).predict(features, batch, field.name) for field in self.outputs}
@@ -295,6 +310,11 @@ class Roles(nn.Module):
     def forward(self, index: int, values: Tensor) -> Tensor:
         return values + self.marks.weight[index].to(values.dtype)
 
+    def of_all(self, lengths: Sequence[int], values: Tensor) -> Tensor:
+        """Those of inputs that stand side by side, so many positions each, (B, T, D): one sum and not one for each."""
+        places = [index for index, length in enumerate(lengths) for _ in range(length)]  # (T,)
+        return values + self.marks(torch.tensor(places, device=values.device)).to(values.dtype)
+
 
 def joined_places(arrived: Sequence[Features]) -> Tensor | None:
     """The places of the one input that tells some, as they are in the joined sequence."""
@@ -359,6 +379,7 @@ def build(
     *,
     encoders: dict[str, Any],
     loss: Loss,
+    weighing: str = "fixed",
     seed: int,
     device: torch.device,
 ) -> Model:
@@ -367,7 +388,7 @@ def build(
     Filled on the CPU, and moved one parameter at a time: generators of other devices would draw other weights.
     """
     with lean.shapes():
-        model = Model(inputs, outputs, config, encoders, loss)
+        model = Model(inputs, outputs, config, encoders, loss, weighing)
     count = sum(parameter.numel() for parameter in model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     fix = "lower model.width, model.layers or the size of the vocabulary"

@@ -198,7 +198,7 @@ def answers_of(value: object) -> list[str]:
 
 
 def likely_output(columns: dict[str, Column]) -> str:
-    """A conversation, or the tags or quotes of a text; a column called like an answer, else the last one that is not text."""
+    """A conversation, or the tags or quotes of a text; a column called like an answer, else the last that is no text or date."""
     for kind in ("chat", "tags", "span"):
         for name, column in columns.items():
             if column.kind == kind:
@@ -207,7 +207,8 @@ def likely_output(columns: dict[str, Column]) -> str:
     for name in usual:
         if name in columns:
             return name
-    return next((name for name in reversed(columns) if columns[name].guess() != "text"), list(columns)[-1])
+    answers_ = (name for name in reversed(columns) if columns[name].guess() not in ("text", "date"))
+    return next(answers_, list(columns)[-1])
 
 
 def head(data: Path, folder: Path, columns: dict[str, Column]) -> list[str]:

@@ -340,6 +340,8 @@ class Reader:
             self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
         for name, config in outputs.items():
             self.loss(name, config, train)
+        if train and train.weighing != "fixed" and len(outputs) < 2:
+            self.wrong("train.weighing", train.weighing, "fixed beside a single output", "remove it")
         whole = fields.Whole(inputs, outputs, encoders, model, train)
         for side, configs in (("outputs", outputs), ("inputs", inputs)):
             for name, config in configs.items():
@@ -380,6 +382,9 @@ class Reader:
         following = [name for name, config in outputs.items() if fields.causal(config)]
         if following and not backbones.load(model.kind).Backbone.CAUSAL:
             self.wrong("model.kind", model.kind, *looks_ahead(following[0]))
+        if (written or following) and getattr(model, "readout", "all") != "all":
+            expected = f"all, because every step of {(written or following)[0]!r} is told"
+            self.wrong("model.readout", model.readout, expected, "remove it")
         masked = any(fields.masked(config) for config in outputs.values())
         if ((written and not masked) or following) and getattr(model, "bidirectional", None) is True:
             name, why = (written[0], "is written step by step") if written else (following[0], "goes on with a history")
@@ -443,7 +448,7 @@ class Reader:
                 self.attempt(partial(config.step, inputs[of].max_length), f"outputs.{name}")
             ways = {"model": model, f"inputs.{of}.encoder": encoders.get(of)}
             for key, each in ways.items() if told != "unread" else ():
-                if each is not None and not backbones.load(each.kind).Backbone.PLACES:
+                if each is not None and not backbones.keeps_places(each):
                     expected = f"a backbone that keeps the places of what it reads, for outputs.{name}"
                     self.wrong(f"{key}.kind", each.kind, expected, "write kind: transformer")
         if len(named) > 1:

@@ -93,6 +93,7 @@ BOUND = (  # what is learnt would be another thing
     "model",
     "train.optimizer.kind",
     "train.ema",
+    "train.weighing",
     "train.batch_size",  # the place within an epoch is counted in batches
     "train.batch_tokens",
 )
@@ -206,8 +207,10 @@ def make_receipt(
     changes: Sequence[Mapping[str, Any]] = (),
     settled: Mapping[str, Any] | None = None,
     init: Mapping[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Where a run came from: data, code, versions, seed, machine, time; and what was `settled` after its training."""
+    """Where a run came from: data, code, versions, seed, machine, time; what was `settled` after its training, and the
+    `weights` of its losses where they were learnt."""
     device = pick_device(recipe.train.device)
     return {
         "name": recipe.name,
@@ -234,7 +237,8 @@ def make_receipt(
             "skipped_steps": progress.skipped,
             "weights_of_step": progress.chosen,
             "refused_checkpoints": list(progress.refused),
-        },
+        }
+        | ({"weights": dict(weights)} if weights else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     } | ({"settled": dict(settled)} if settled else {})
 

@@ -53,6 +53,11 @@ class BackboneConfig:
         return self.width
 
 
+def keeps_places(config: Any) -> bool:
+    """Whether each position that comes in comes out, as the words of a text must that an output names."""
+    return load(config.kind).Backbone.PLACES and getattr(config, "readout", "all") == "all"
+
+
 def check_layout(config: Any) -> None:
     if config.encoder_layers is not None and config.layout != "encoder-decoder":
         fix = "write layout: encoder-decoder, or remove it"

@@ -58,7 +58,8 @@ class Config(BackboneConfig):
     final_norm: bool = True
     qk_norm: bool = True
     bias: bool = False
-    positions: Literal["rotary", "learned", "sinusoidal", "relative_buckets"] = "rotary"
+    positions: Literal["rotary", "learned", "sinusoidal", "relative_buckets", "none"] = "rotary"  # none: a set
+    readout: Literal["all", "token"] = "all"  # what comes out: every position, or one more that looks at them all
     rotary_base: Positive = 10_000.0
     rotary_scaling: RotaryScaling | None = None  # read longer sequences than it was trained on
     max_length: Count | None = None  # longest sequence; None: 1024 for learned positions, no limit for the others
@@ -91,6 +92,11 @@ class Config(BackboneConfig):
             expected = "an even number for sinusoidal positions"
             raise bad_field("model.width", self.width, expected, f"use width: {self.width + self.heads}")
         check_layout(self)
+        if self.readout == "token" and self.divided:
+            raise bad_field("model.readout", self.readout, "all beside divided: true", "remove it")
+        if self.readout == "token" and self.layout != "decoder":
+            expected = f"all beside layout: {self.layout}, whose decoder attends to each position"
+            raise bad_field("model.readout", self.readout, expected, "remove it")
         if self.rotary_scaling is not None:
             self.check_scaling(self.rotary_scaling)
         for key, value in (("window", self.window), ("positions", self.positions)) if self.divided else ():
@@ -125,6 +131,8 @@ class Backbone(nn.Module):
 
     def __init__(self, config: Config, *, positions: int | None, causal: bool = False, axes: int | None = None):
         super().__init__()
+        if causal and config.readout == "token":
+            raise bad_field("model.readout", "token", "all, where text is written step by step", "remove it")
         self.config, self.positions, self.out_width = config, positions, config.width
         self.divided = config.divided and axes == 3
         if (
@@ -136,8 +144,9 @@ class Backbone(nn.Module):
         self.table: LearnedPositions | None = None
         if config.positions == "learned":
             self.max_length = config.max_length or positions or 1024
-            self.table = LearnedPositions(self.max_length, config.width)
+            self.table = LearnedPositions(self.max_length + (config.readout == "token"), config.width)
         self.distances = RelativeBuckets(config.heads) if config.positions == "relative_buckets" else None
+        self.token = ReadoutToken(config.width) if config.readout == "token" else None
         self.input_norm = _norm(config) if config.input_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, self.divided) for _ in range(config.layers))
@@ -147,6 +156,8 @@ class Backbone(nn.Module):
         self, x: Features, *, causal: bool = False, memory: Features | None = None, cache: Cache | None = None
     ) -> Features:
         self.check(x, causal, memory, cache)
+        if self.token is not None:
+            x = self.token(x)
         given, order = x, None
         if x.mask.shape[1] > 1 and (causal or (self.positions is None and x.grid is None)):
             x, order = real_first(x)  # in tables and images the place itself says what stands there
@@ -159,6 +170,8 @@ class Backbone(nn.Module):
             values, lost = block(values, x.mask, sight, memory, cache.layers[index] if cache else None)
             if lost is not None and self.training:  # a measured loss is of the task alone
                 balance = self.config.balance * lost + (0.0 if balance is None else balance)
+        if self.token is not None:
+            return Features(self.final_norm(values[:, :1]), x.mask[:, :1], None, balance)
         values = self.final_norm(values)
         return replace(given, values=values if order is None else in_order(values, order), auxiliary=balance)
 
@@ -197,6 +210,8 @@ class Backbone(nn.Module):
         if c.positions == "rotary":
             on_grid = x.grid is not None and not causal  # what is written step by step is a sequence
             at = grid_places(x.grid or (), device)[None] if on_grid else places[..., None]  # (1 or B, T, A)
+            if at.shape[1] < steps:  # the token before a grid stands in its first corner
+                at = torch.cat((torch.zeros_like(at[:, :1]), at), dim=1)
             tables = rotary(at, c.width // c.heads, c.rotary_base, c.rotary_scaling)
         return Sight(places, seen, plain, tables, None if memory is None else memory.mask[:, None, None, :])
 
@@ -235,6 +250,22 @@ class Backbone(nn.Module):
             raise bad_field("model.max_length", self.max_length, expected, fix)
         assert cache is None or (causal and length <= cache.capacity)
         check_memory(self.config.cross, memory)
+
+
+class ReadoutToken(nn.Module):
+    """A learned position before all others, which gathers what they say (Devlin et al. 2019, arXiv:1810.04805)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=1.0)
+
+    def forward(self, x: Features) -> Features:  # (B, T, D) -> (B, T + 1, D)
+        token = self.weight.to(x.values.dtype).expand(len(x.values), 1, -1)
+        real = torch.ones_like(x.mask[:, :1])
+        return replace(x, values=torch.cat((token, x.values), dim=1), mask=torch.cat((real, x.mask), dim=1))
 
 
 @dataclass(frozen=True)
@@ -381,6 +412,19 @@ PRESETS = {
     "tiny": Config(width=32, layers=2, heads=2),
     "small": Config(width=384, layers=6, heads=6),
     "base": Config(width=768, layers=12, heads=12),
+    # FT-Transformer (Gorishniy et al. 2021, arXiv:2106.11959), smaller: a table's columns are a set, read by a token.
+    "table": Config(
+        width=96,
+        layers=3,
+        heads=6,
+        activation="geglu",
+        norm="layer",
+        qk_norm=False,
+        bias=True,
+        positions="none",
+        readout="token",
+        dropout=0.1,
+    ),
     # Vaswani et al. 2017 (arXiv:1706.03762); the encoder's shape, its decoder adds cross: true.
     "original": replace(
         _CLASSIC,

@@ -11,6 +11,7 @@ there the folder is sealed and renamed. Memory holds a few chunks, and about ten
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -90,7 +91,7 @@ class Preparation:
         keep = self.choose(parts)
         if not self.report.kept["train"]:
             raise nothing_left()
-        self.fit([field for field in self.used if hasattr(field.config, "classes")], parts, keep)
+        self.fit([field for field in self.used if is_checked(field)], parts, keep)
         return self.report
 
     # ------------------------------------------------------------------------------------------------ 1 read and clean
@@ -232,7 +233,8 @@ class Preparation:
                 continue
             self.say(f"fitting {field.name} ({field.config.type}) on the training rows")
             values = (self.values(each, parts, keep) for each in together(field, used))
-            codec = field.module.Codec.fit(field.config, chain.from_iterable(values))
+            config = dataclasses.replace(field.config, column=field.column)  # so that an error can name it
+            codec = field.module.Codec.fit(config, chain.from_iterable(values))
             classes = getattr(codec, "classes", None)
             if field.output and classes is not None and len(classes) < (2 if field.config.type == "category" else 1):
                 raise one_class(field, list(classes))
@@ -281,6 +283,11 @@ class Preparation:
             for (field, what), count in counts.items():
                 self.report.count_note(f"{field}: {what}", count)
         return rows
+
+
+def is_checked(field: Used) -> bool:
+    """Whether fitting the field is quick, and may find what is wrong with its column."""
+    return getattr(field.module.Codec, "CHECKED", hasattr(field.config, "classes"))
 
 
 def together(field: Used, used: list[Used]) -> list[Used]:

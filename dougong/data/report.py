@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from dougong.core.errors import shown
+from dougong.data import dates
 from dougong.data.cleaning import MAX_NUMBER, Kinds, to_number
 from dougong.data.duplicates import value_hashes
 from dougong.data.media import ENDINGS, kind_of
@@ -109,6 +110,7 @@ class Column:
     high: float = -math.inf
     lists: int = 0
     media: Counter[str] = field(default_factory=Counter)  # names of files, by the type that reads them
+    dates: int = 0
     lengths: Histogram = field(default_factory=Histogram)  # characters of text, items of lists
     hashes: set[int] = field(default_factory=set)  # of distinct values, at most one more than MAX_DISTINCT
     classes: Counter[str] = field(default_factory=Counter)  # of values that may be labels
@@ -133,6 +135,7 @@ class Column:
             self.lengths.add(len(value))
             if not self.kind and (kind := kind_of(value)):
                 self.media[kind] += 1
+            self.dates += not self.kind and dates.looks_like_one(value)
         self._count([value])
 
     def add_all(self, values: Sequence[object], hashes: np.ndarray | None = None) -> None:
@@ -197,7 +200,7 @@ class Column:
 
     def merge(self, other: Column) -> None:
         self._merge_numbers(other)
-        for name in ("rows", "missing", "not_finite", "lists"):
+        for name in ("rows", "missing", "not_finite", "lists", "dates"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths.merge(other.lengths)
         self.media.update(other.media)
@@ -236,6 +239,8 @@ class Column:
             return "labels"
         if self.present in self.media.values():
             return next(iter(self.media))
+        if self.dates == self.present:
+            return "date"
         if self.numbers + self.not_finite == self.present:
             whole = self.low >= 0 and all(name.isdecimal() for name in self.classes)
             return "category" if whole and distinct <= min(10, self.present // 3) else "number"
@@ -268,7 +273,7 @@ class Column:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Column:
-        plain = {name: value[name] for name in PLAIN}
+        plain = {name: value[name] for name in PLAIN if name in value}  # what an older dougong did not count is 0
         if not plain["numbers"]:
             plain |= {"low": math.inf, "high": -math.inf}
         lengths = Histogram.from_json(value["lengths"])
@@ -283,7 +288,7 @@ def _name(value: object) -> str:
 
 
 OTHERS = "(other values)"
-PLAIN = ("kind", "rows", "missing", "not_finite", "numbers", "mean", "squares", "low", "high", "lists")
+PLAIN = ("kind", "rows", "missing", "not_finite", "numbers", "mean", "squares", "low", "high", "lists", "dates")
 
 
 class DataReport:

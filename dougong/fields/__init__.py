@@ -16,6 +16,7 @@ Each file offers
                 ALIGNED: true where it reads the places of what goes in, one after the other, and needs them all)
     head        config -> the Head of such a field                (only where its type has more than one)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
+    CHECKED     of its Codec: true where `dougong check` fits it too: it is quick, and finds faults   (as where there are classes)
     check       key, config, whole -> the Problems that such a field finds in the other sections   (only where there are some)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)

@@ -19,10 +19,10 @@ from dougong.data import class_names
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
-from dougong.layers.losses import Loss, cross_entropy_sum
+from dougong.layers.losses import Loss, cross_entropy_sum, focal_sum
 from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.calibration import COLDEST, HOTTEST, Uncalibrated, fit_temperature
-from dougong.metrics.classification import AUC, F1, Accuracy, CalibrationError, Confusion, LogLoss
+from dougong.metrics.classification import AUC, F1, Accuracy, AveragePrecision, CalibrationError, Confusion, LogLoss
 from dougong.metrics.metric import Metric
 
 MAX_CONFUSION = 200  # classes whose confusion matrix is kept
@@ -36,7 +36,7 @@ class Config(FieldConfig):
     type: Literal["category"] = "category"
     classes: tuple[str, ...] | None = None
     min_count: Count = 1  # rarer values count as unseen
-    balance: bool = False  # weigh each class by the inverse of its share
+    balance: bool | Literal["sqrt"] = False  # weigh each class by the inverse of its share, or by the root of that
     calibrate: bool = False  # divide log-odds by a temperature that is fitted on the validation rows
     pool: PoolKind = "mean"
     dropout: Fraction = 0.0
@@ -128,15 +128,16 @@ class Head(nn.Module):
     """Pooled features -> a probability for each class."""
 
     AUTOREGRESSIVE: ClassVar[bool] = False
+    LOSSES: ClassVar[tuple[str, ...]] = ("auto", "focal", "cross_entropy")
     temperature: Tensor
 
     def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
         super().__init__()
-        if loss.kind not in ("auto", "cross_entropy"):
-            raise bad_field("train.loss", loss.kind, "cross_entropy for a category", "remove it")
-        self.smoothing = loss.label_smoothing
+        if loss.kind not in self.LOSSES:
+            raise bad_field("train.loss", loss.kind, "cross_entropy or focal for a category", "remove it")
+        self.setting = loss
         self.readout = Readout(config.pool, width, len(codec.classes), config.dropout)  # (B, C)
-        self.balance = _balance(codec) if config.balance else None
+        self.balance = _balance(codec, 0.5 if config.balance == "sqrt" else 1.0) if config.balance else None
         self.calibrate, self.column = config.calibrate, config.column
         if self.calibrate:
             self.register_buffer("temperature", torch.ones(1))
@@ -150,13 +151,10 @@ class Head(nn.Module):
 
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
         weights = None if self.balance is None else torch.tensor(self.balance, device=features.values.device)  # (C,)
-        return cross_entropy_sum(
-            self.readout(features),
-            batch[f"{name}.index"],
-            ignore=UNSEEN,
-            label_smoothing=self.smoothing,
-            weights=weights,
-        )
+        smoothing, logits, targets = self.setting.label_smoothing, self.readout(features), batch[f"{name}.index"]
+        if self.setting.kind == "focal":
+            return focal_sum(logits, targets, self.setting.gamma, UNSEEN, smoothing, weights)
+        return cross_entropy_sum(logits, targets, ignore=UNSEEN, label_smoothing=smoothing, weights=weights)
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         logits = self.readout(features).float()
@@ -185,7 +183,8 @@ def SETTLED(config: Config) -> tuple[str, ...]:  # noqa: N802 - a constant but f
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
     classes = len(codec.classes)
-    metrics: list[Metric] = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), LogLoss(), CalibrationError()]
+    metrics: list[Metric] = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), AveragePrecision(classes)]
+    metrics += [LogLoss(), CalibrationError()]
     if classes <= MAX_CONFUSION:
         metrics.append(Confusion())
     if config.calibrate:
@@ -193,7 +192,9 @@ def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a con
     return metrics
 
 
-def _balance(codec: Codec) -> list[float]:
+def _balance(codec: Codec, power: float) -> list[float]:
     """Weights of mean one over the training rows. A listed class that has none weighs one: smoothing alone ever asks."""
-    total, classes = sum(codec.counts), sum(count > 0 for count in codec.counts)
-    return [total / (classes * count) if count else 1.0 for count in codec.counts]
+    counts = np.array(codec.counts, dtype=np.float64)
+    rare = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
+    weights = rare * (counts.sum() / (rare * counts).sum())
+    return np.where(counts > 0, weights, 1.0).tolist()  # type: ignore[no-any-return]

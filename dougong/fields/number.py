@@ -26,12 +26,14 @@ from dougong.data.columns import Columns
 from dougong.data.sampling import Sample
 from dougong.fields import FieldConfig
 from dougong.layers.features import Features
-from dougong.layers.losses import Loss, huber_sum, mae_sum, mse_sum
+from dougong.layers.losses import Loss, huber_sum, mae_sum, mse_sum, pinball_sum
 from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.metric import Metric
-from dougong.metrics.regression import MAE, MSE, R2, RMSE, Pearson, Spearman
+from dougong.metrics.regression import MAE, MSE, R2, RMSE, Coverage, CoverageError, Pearson, PinballLoss, Spearman
 
 AT_ONCE = 1 << 16  # values in memory
+Level = Annotated[float, Field(gt=0, lt=1)]
+MEDIAN = 0.5
 SAMPLE = 100_000  # values kept for quantiles, each of all as likely
 
 
@@ -44,13 +46,25 @@ class Config(FieldConfig):
     bins: Annotated[int, Field(ge=0, le=256)] = (
         16  # quantile bins that an input is spread over; 0 = the plain value only
     )
+    quantiles: tuple[Level, ...] = ()  # of what a row's number may be, told beside the one in the middle; increasing
     pool: PoolKind = "mean"
     dropout: Fraction = 0.0
     loss: Loss | None = None
 
+    def __post_init__(self) -> None:
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            expected = "levels that increase"
+            raise bad_field("number.quantiles", list(self.quantiles), expected, "write quantiles: [0.1, 0.5, 0.9]")
+        if self.quantiles and MEDIAN not in self.quantiles:
+            expected = "0.5 among them: it is the answer that is given, and measured"
+            raise bad_field("number.quantiles", list(self.quantiles), expected, "add 0.5")
+        if self.quantiles and self.loss is not None and self.loss.kind != "auto":
+            expected = "none beside quantiles, which have the pinball loss"
+            raise bad_field("number.loss", self.loss.kind, expected, "remove it")
+
 
 ONLY_IN = ("bins",)
-ONLY_OUT = ("pool", "dropout")
+ONLY_OUT = ("quantiles", "pool", "dropout")
 
 
 class Codec:
@@ -58,6 +72,7 @@ class Codec:
 
     RAW = pa.float64()
     PATHS = False
+    CHECKED: ClassVar[bool] = True  # `check` fits it as well: it is quick, and finds a column without a number
     SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all
 
     def __init__(self, config: Config, mean: float, std: float, quantiles: Sequence[float]):
@@ -132,16 +147,23 @@ class Codec:
         return [None if math.isnan(value) else float(value) for value in np.asarray(columns["value"])]
 
     def answers(self, prediction: Columns) -> list[dict[str, Any]]:
-        return [{"value": float(value)} for value in np.asarray(prediction["value"])]
+        values = np.asarray(prediction["value"])
+        if "quantiles" not in prediction:
+            return [{"value": float(value)} for value in values]
+        rows, levels = np.asarray(prediction["quantiles"]), [f"{level:g}" for level in self.config.quantiles]
+        return [
+            {"value": float(value), "quantiles": dict(zip(levels, map(float, row), strict=True))}
+            for value, row in zip(values, rows, strict=True)
+        ]
 
     def limits(self) -> dict[str, int]:
         return {}
 
-    def edges(self) -> list[float]:
-        """Edges of the input's bins, normalized: Q + 1 quantiles, fewer where the values repeat."""
-        if self.config.bins == 0:
+    def edges(self, bins: int) -> list[float]:
+        """Edges of so many bins, normalized: bins + 1 quantiles, fewer where the values repeat."""
+        if bins == 0:
             return []
-        places = np.linspace(0, len(self.quantiles) - 1, min(self.config.bins + 1, len(self.quantiles)))
+        places = np.linspace(0, len(self.quantiles) - 1, min(bins + 1, len(self.quantiles)))
         edges = self.normalize(self.quantiles[places.round().astype(int)])
         return np.unique(edges.astype(np.float32)).tolist()  # distinct as float32 too, or a bin would have no width
 
@@ -166,7 +188,7 @@ class Encoder(nn.Module):
     def __init__(self, config: Config, codec: Codec, width: int, patch: int):
         super().__init__()
         self.positions: int | None = 1
-        self.known = codec.edges()
+        self.known = codec.edges(config.bins)
         self.register_buffer("edges", torch.empty(len(self.known)), persistent=False)
         self.linear = nn.Linear(2 + max(len(self.known) - 1, 0), width)
 
@@ -190,7 +212,7 @@ class Encoder(nn.Module):
 
 
 class Head(nn.Module):
-    """Pooled features -> a number."""
+    """Pooled features -> a number, or quantiles of what it may be."""
 
     AUTOREGRESSIVE: ClassVar[bool] = False
     LOSSES: ClassVar[dict[str, Any]] = {"auto": mse_sum, "mse": mse_sum, "mae": mae_sum, "huber": huber_sum}
@@ -199,27 +221,42 @@ class Head(nn.Module):
         super().__init__()
         if loss.kind not in self.LOSSES:
             raise bad_field("train.loss", loss.kind, f"one of {', '.join(self.LOSSES)} for a number", "use mse")
-        self.codec, self.setting = codec, loss
-        self.readout = Readout(config.pool, width, 1, config.dropout)
+        if config.quantiles and loss.kind != "auto":
+            raise bad_field("train.loss", loss.kind, "auto beside quantiles, which have the pinball loss", "remove it")
+        self.codec, self.setting, self.levels = codec, loss, config.quantiles
+        self.readout = Readout(config.pool, width, len(config.quantiles) or 1, config.dropout)
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return (~batch[f"{name}.normalized"].isnan()).sum()
 
-    def output(self, features: Features) -> Tensor:  # (B,) normalized
-        return self.readout(features).squeeze(-1).float()
+    def output(self, features: Features) -> Tensor:
+        """(B,) normalized; (B, Q) where quantiles are told, in order: sorted they are never further from the true ones
+        than as they came, and never cross (Chernozhukov et al. 2010)."""
+        scores = self.readout(features).float()
+        return scores.sort(dim=-1, stable=True).values if self.levels else scores.squeeze(-1)
 
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
         target = batch[f"{name}.normalized"]
         real = ~target.isnan()
+        predicted, target = self.output(features)[real], target[real]
+        if self.levels:
+            return pinball_sum(predicted, target, torch.tensor(self.levels, device=target.device))
         options = {"delta": self.setting.delta} if self.setting.kind == "huber" else {}
-        return self.LOSSES[self.setting.kind](self.output(features)[real], target[real], **options)
+        return self.LOSSES[self.setting.kind](predicted, target, **options)
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        """{"value": (B,) in the unit of the data}."""
-        normalized = self.output(features)
-        return {"value": torch.from_numpy(self.codec.restore(normalized.cpu().numpy()))}
+        """{"value": (B,) in the unit of the data}, and {"quantiles": (B, Q)} of which it is the median."""
+        found = torch.from_numpy(self.codec.restore(self.output(features).cpu().numpy()))
+        if not self.levels:
+            return {"value": found}
+        return {"value": found[:, self.levels.index(MEDIAN)], "quantiles": found}
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
     shift = float(np.median(codec.quantiles))
-    return [R2(shift), RMSE(), MAE(), MSE(), Pearson(shift), Spearman()]
+    metrics: list[Metric] = [R2(shift), RMSE(), MAE(), MSE(), Pearson(shift), Spearman()]
+    if levels := config.quantiles:
+        metrics.append(PinballLoss(levels))
+    if len(levels) > 1:
+        metrics += [Coverage(), CoverageError(levels[-1] - levels[0])]
+    return metrics

@@ -23,8 +23,9 @@ SAMPLED = ("sampled_softmax", "bpr", "gbce")  # which tell what is right from so
 class Loss:
     """What is made small. `auto` is cross-entropy for what is chosen or written, mean squared error for numbers."""
 
-    kind: Literal["auto", "cross_entropy", "mse", "mae", "huber", "sampled_softmax", "bpr", "gbce"] = "auto"
+    kind: Literal["auto", "cross_entropy", "focal", "mse", "mae", "huber", "sampled_softmax", "bpr", "gbce"] = "auto"
     label_smoothing: Fraction = 0.0  # share of the probability spread over all classes (Szegedy et al. 2016)
+    gamma: Positive = 2.0  # focal: the larger, the less a target counts that is told already
     delta: Positive = 1.0  # huber: squared below this error, linear above, in standard deviations of the training rows
     negatives: Count = (
         256  # sampled_softmax, bpr, gbce: items that are drawn for a step, which each right one is told from
@@ -44,6 +45,8 @@ class Loss:
             raise bad_field(
                 "train.loss.label_smoothing", self.label_smoothing, f"none beside kind: {self.kind}", "remove it"
             )
+        if self.gamma != 2.0 and self.kind != "focal":
+            raise bad_field("train.loss.gamma", self.gamma, f"none beside kind: {self.kind}", "use kind: focal")
         if self.delta != 1.0 and self.kind != "huber":
             raise bad_field("train.loss.delta", self.delta, f"none beside kind: {self.kind}", "use kind: huber")
 
@@ -59,6 +62,32 @@ def cross_entropy_sum(
     return functional.cross_entropy(
         _wide(logits), targets, weights, ignore_index=ignore, reduction="sum", label_smoothing=label_smoothing
     )
+
+
+def focal_sum(
+    logits: Tensor,
+    targets: Tensor,
+    gamma: float,
+    ignore: int = IGNORE,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of which each target counts by (1 - its probability)^gamma (Lin et al. 2017, arXiv:1708.02002)."""
+    logits = _wide(logits)
+    each = functional.cross_entropy(  # (N,)
+        logits, targets, weights, ignore_index=ignore, reduction="none", label_smoothing=label_smoothing
+    )
+    own = logits.softmax(-1).gather(1, targets.clamp(min=0)[:, None]).squeeze(1)  # (N,)
+    return ((1 - own).clamp(min=1e-6) ** gamma * each).sum()  # the root of 0 has no slope: gamma may be below 1
+
+
+def pinball_sum(predicted: Tensor, targets: Tensor, levels: Tensor) -> Tensor:
+    """(N, Q) quantiles of the levels (Q,): errors below and above a quantile weigh as its level says, mean over the levels.
+
+    Koenker and Bassett 1978. The sum over targets is least where a share `level` of them lies below each quantile.
+    """
+    off = _wide(targets)[:, None] - _wide(predicted)  # (N, Q)
+    return torch.maximum(levels * off, (levels - 1) * off).mean(1).sum()
 
 
 def binary_cross_entropy_sum(logits: Tensor, indicators: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -231,6 +231,23 @@ class AUC(_HistogramAUC):
         return int(sums[: 2 * self.bins].sum())
 
 
+class AveragePrecision(AUC):
+    """Area under the precision-recall curve, in steps: of the second class if there are two, else the mean over classes.
+
+    Where a class is rare it says more than the ROC curve, which counts the many negatives as successes: by chance it is
+    the share of the class, not a half. Scores in one bin count as if they were evenly mixed.
+    """
+
+    name = "average_precision"
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        pairs = sums.reshape(*sums.shape[:-1], self.columns, 2, self.bins)[..., ::-1]  # the highest scores first
+        negative, positive = pairs[..., 0, :], pairs[..., 1, :]  # (..., columns, B) each
+        hits, alarms = (np.cumsum(part, axis=-1) - part / 2 for part in (positive, negative))
+        precision = np.nan_to_num(ratio(hits, hits + alarms))
+        return mean_of_defined(ratio((positive * precision).sum(axis=-1), positive.sum(axis=-1)))
+
+
 class LabelsAUC(_HistogramAUC):
     """Mean area under the ROC curve over labels; a label that all rows or none have is left out."""
 

@@ -1,13 +1,15 @@
 """Regression: prediction {"value": (N,)}, target {"value": (N,)} in the units of the data.
 
+Quantiles: prediction {"quantiles": (N, Q)} beside it, of levels that the metric knows.
+
 Rows whose target is nan (missing) are left out; `Estimate.rows` says how many remained.
 """
 
-# N rows, R sets of weights, G groups of equal values
+# N rows, Q quantiles, R sets of weights, G groups of equal values
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -57,6 +59,63 @@ class MAE(_MeanOfErrors):
 
     def error(self, difference: np.ndarray) -> np.ndarray:
         return np.abs(difference)
+
+
+class PinballLoss(Metric):
+    """Errors below and above each quantile weighed as its level says, mean over the levels (Koenker and Bassett 1978).
+
+    In the units of the target; of the median alone it is half of `mae`.
+    """
+
+    name = "pinball_loss"
+    higher_is_better = False
+
+    def __init__(self, levels: Sequence[float]):
+        self.levels = np.asarray(levels)
+
+    def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
+        actual, known = _target(target)
+        off = np.where(known, actual, 0.0)[:, None] - np.asarray(prediction["quantiles"], dtype=np.float64)  # (N, Q)
+        loss = np.maximum(self.levels * off, (self.levels - 1) * off).mean(axis=1)
+        return np.stack([np.where(known, loss, 0.0), known], axis=1)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 0], sums[..., 1])
+
+    def counted(self, sums: np.ndarray, rows: int) -> int:
+        return int(sums[1])
+
+
+class Coverage(Metric):
+    """Share of targets from the lowest to the highest quantile; of levels 0.1 and 0.9 it should be 0.8, not more."""
+
+    name = "coverage"
+    share = True
+
+    def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
+        actual, known = _target(target)
+        quantiles = np.asarray(prediction["quantiles"], dtype=np.float64)
+        inside = (quantiles[:, 0] <= actual) & (actual <= quantiles[:, -1])
+        return np.stack([inside & known, known], axis=1).astype(np.float64)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 0], sums[..., 1])
+
+    def counted(self, sums: np.ndarray, rows: int) -> int:
+        return int(sums[1])
+
+
+class CoverageError(Coverage):
+    """How far the share lies from the one that the levels promise, either way: what `compare` can tell better from worse by."""
+
+    name = "coverage_error"
+    higher_is_better = False
+
+    def __init__(self, promised: float):
+        self.promised = promised
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return np.abs(super().value(sums) - self.promised)
 
 
 class R2(Metric):

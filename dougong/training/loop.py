@@ -46,6 +46,7 @@ class Config:
     optimizer: OptimizerConfig = AdamW()
     schedule: ScheduleConfig = Cosine()
     loss: Loss = Loss()
+    weighing: Literal["fixed", "uncertainty"] = "fixed"  # of several outputs' losses: by their `weight`, or learnt
     clip_norm: Positive | None = 1.0
     clip_value: Positive | None = None
     clip_weights: Positive | None = None  # weights are kept within ± this after every step
@@ -144,14 +145,16 @@ LossFunction = Callable[[nn.Module, Batch, dict[str, Tensor]], Tensor]
 
 
 def task_loss(weights: dict[str, float]) -> LossFunction:
-    """The weighted sum over outputs of each one's mean loss."""
+    """The weighted sum over outputs of each one's mean loss, which the model may weigh by itself before."""
 
     def loss_fn(model: nn.Module, batch: Batch, totals: dict[str, Tensor]) -> Tensor:
         losses = model.losses(batch)  # type: ignore[operator]
         # A mean over the step's targets, not of micro-batch means: uneven micro-batches weigh by their targets.
-        parts = [
-            weights[name] * total / totals[name].clamp(min=1) for name, total in losses.items() if name != AUXILIARY
-        ]
+        means = {name: total / totals[name].clamp(min=1) for name, total in losses.items() if name != AUXILIARY}
+        parts = list(means.values())
+        if (weighing := getattr(model, "weighing", None)) is not None:
+            parts = list(weighing(torch.stack(parts), len(batch["row"]) / totals["row"]))
+        parts = [weights[name] * part for name, part in zip(means, parts, strict=True)]
         if AUXILIARY in losses:
             parts.append(losses[AUXILIARY] * len(batch["row"]) / totals["row"])
         return torch.stack(parts).sum()

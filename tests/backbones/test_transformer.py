@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dougong.backbones.transformer import PRESETS, Config
+from dougong.backbones.transformer import PRESETS, Backbone, Config
 from dougong.core.errors import FieldError
 from dougong.layers.features import Features
 from dougong.layers.positions import RotaryScaling
@@ -298,3 +298,42 @@ def test_without_a_clip_there_is_nothing_to_divide(positions: int | None, axes: 
 def test_what_counts_places_of_a_sequence_is_refused_beside_divided(key: str, value: Any) -> None:
     with pytest.raises(FieldError, match=rf"model\.{key} = .*beside divided: true"):
         replace(PRESETS["tiny"], divided=True, **{key: value})
+
+
+SET = replace(TINY, positions="none", readout="token")
+
+
+def test_without_positions_a_table_is_a_set_and_the_token_reads_it(build: Build, features: Make) -> None:
+    model, x = build(SET, 6), features(SET.width, [6, 6, 6])
+    out = model(x)
+    assert out.values.shape == (3, 1, SET.width)
+    assert out.mask.all()
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    close(model(replace(x, values=x.values[:, order])).values, out.values)
+    other = x.values.clone()
+    other[:, 2] += 1
+    assert (model(replace(x, values=other)).values - out.values).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["none", "rotary", "learned", "sinusoidal", "relative_buckets"])
+def test_the_token_reads_what_is_real_whatever_marks_the_places(build: Build, features: Make, positions: Any) -> None:
+    model, x = build(replace(SET, positions=positions, max_length=5)), features(SET.width, [5, 3, 1])
+    out = model(x).values
+    for row, length in enumerate([5, 3, 1]):
+        alone = replace(x, values=x.values[row : row + 1, :length], mask=x.mask[row : row + 1, :length])
+        close(model(alone).values[0], out[row])
+
+
+def test_the_token_reads_an_image_too(build: Build, features: Make) -> None:
+    x = features(SET.width, [24, 24], grid=(4, 6))
+    for positions in ("none", "rotary"):
+        out = build(replace(SET, positions=positions), 24, axes=2)(x)
+        assert out.values.shape == (2, 1, SET.width)
+        assert out.grid is None
+
+
+def test_a_token_is_refused_where_every_position_is_wanted() -> None:
+    with pytest.raises(FieldError, match="all beside layout: encoder-decoder"):
+        replace(SET, layout="encoder-decoder")
+    with pytest.raises(FieldError, match="all, where text is written step by step"), torch.device("meta"):
+        Backbone(SET, positions=None, causal=True)

@@ -243,7 +243,7 @@ def test_head_is_built_without_memory_and_gives_finite_loss_and_prediction(kind:
 @pytest.mark.parametrize("kind", with_side("Head"))
 def test_a_loss_that_does_not_fit_the_type_is_refused(kind: str) -> None:
     field = field_of(kind, "x")
-    wrong = Loss(kind="cross_entropy") if kind == "number" else Loss(kind="mae")
+    wrong = Loss(kind="cross_entropy") if kind in ("number", "date") else Loss(kind="mae")
     with pytest.raises(ValueError, match=r"train\.loss = .*Fix: "):
         field.type.Head(field.config, field.codec, WIDTH, wrong)
 

@@ -85,6 +85,12 @@ VALUES = {
         unseen=1e30,
         metrics=("r2", "rmse", "mae", "mse", "pearson", "spearman"),
     ),
+    "date": Values(
+        make=lambda row: f"2023-{row % 12 + 1:02}-{row % 28 + 1:02}T{row % 24:02}:{row:02}:00",
+        unseen="9998-01-02",
+        metrics=("r2", "mae"),
+        same=lambda parsed, decoded: bool(parsed == decoded),
+    ),
     "tags": Values(  # as many as the text of the row before has words: pairs are trained with outputs one row further on
         make=lambda row: ["O", "B-x", "I-x", "B-y", "O"][: 4 + ((row - 1) % 7 > 0)],
         unseen=["never-seen"],

@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from dougong.core.config import read
 from dougong.core.errors import DataError
 from dougong.data import class_names
+from dougong.fields import category
 from dougong.fields.category import UNSEEN, Codec, Config, Head
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss
@@ -160,3 +161,22 @@ def test_answers_name_the_best_class_and_the_three_likeliest() -> None:
     assert answer["value"] == "b"
     assert answer["probability"] == 0.5
     assert answer["top"] == {"b": 0.5, "c": 0.3, "a": 0.1}
+
+
+def test_balance_sqrt_lies_between_none_and_whole() -> None:
+    codec = Codec.fit(Config(), ["a"] * 64 + ["b"] * 4)
+    whole, root = (category._balance(codec, power) for power in (1.0, 0.5))
+    assert whole[1] / whole[0] == pytest.approx(16)
+    assert root[1] / root[0] == pytest.approx(4)
+    for weights in (whole, root):
+        assert np.average(weights, weights=codec.counts) == pytest.approx(1)
+
+
+def test_a_focal_loss_is_asked_for_by_its_kind() -> None:
+    codec = Codec.fit(Config(), ["a", "b"])
+    batch = {"y.index": torch.tensor([0, 1, -1])}
+    features = Features(torch.randn(3, 1, 4), torch.ones(3, 1, dtype=torch.bool))
+    focal, plain = (Head(Config(), codec, 4, Loss(kind=kind)) for kind in ("focal", "cross_entropy"))
+    for head in (focal, plain):
+        head.readout.reset_parameters()
+    assert float(focal.loss(features, batch, "y")) == pytest.approx(float(plain.loss(features, batch, "y")) / 4)

@@ -103,13 +103,13 @@ def test_D7_what_a_model_sees_is_always_finite(
     assert not seen.isinf().any()
     assert features_of(codec, [*values, *later]).isfinite().all()
     assert np.isfinite(codec.restore(seen[~seen.isnan()].numpy())).all()
-    assert Codec.from_json(codec.config, codec.to_json()).edges() == codec.edges()
+    assert Codec.from_json(codec.config, codec.to_json()).edges(bins) == codec.edges(bins)
 
 
 def test_D7_an_outlier_that_squeezes_the_rest_into_one_float32_leaves_no_bin_without_width() -> None:
     values = [*np.linspace(1, 1000, 300).tolist(), 1e10]
     codec = Codec.fit(Config(), values)
-    edges = np.asarray(codec.edges(), dtype=np.float32)
+    edges = np.asarray(codec.edges(16), dtype=np.float32)
     assert (np.diff(edges) > 0).all()
     assert features_of(codec, values).isfinite().all()
 
@@ -150,7 +150,7 @@ def test_quantiles_come_from_a_sample_of_bounded_size_spread_over_all_rows(monke
 
 def test_bins_tell_where_a_number_stands() -> None:
     codec = Codec.fit(Config(bins=4), np.linspace(0, 1, 1001).tolist())
-    assert len(codec.edges()) == 5
+    assert len(codec.edges(4)) == 5
     encoder = Encoder(codec.config, codec, 8, 4)
     assert encoder.linear.in_features == 2 + 4
     assert read(Config, {"bins": -1})[1][0].key == "bins"
@@ -189,3 +189,66 @@ def test_the_first_prediction_is_the_mean() -> None:
     features = Features(torch.randn(2, 1, 4), torch.ones(2, 1, dtype=torch.bool))
     with torch.no_grad():
         assert head.predict(features, {}, "y")["value"].tolist() == [30.0, 30.0]
+
+
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def quantile_head(codec: Codec) -> Head:
+    head = Head(codec.config, codec, 4, Loss())
+    torch.nn.init.normal_(head.readout.linear.weight, std=3.0)
+    torch.nn.init.zeros_(head.readout.linear.bias)
+    return head
+
+
+def test_quantiles_never_cross_and_the_median_is_the_answer() -> None:
+    codec = Codec.fit(Config(quantiles=LEVELS, normalize="log"), np.exp(np.arange(9.0)).tolist())
+    features = Features(torch.randn(50, 1, 4), torch.ones(50, 1, dtype=torch.bool))
+    with torch.no_grad():
+        found = quantile_head(codec).predict(features, {}, "y")
+    assert (found["quantiles"].diff(dim=1) >= 0).all()
+    assert torch.equal(found["value"], found["quantiles"][:, 1])
+    [answer, *_] = codec.answers({name: value.numpy() for name, value in found.items()})
+    assert list(answer["quantiles"]) == ["0.1", "0.5", "0.9"]
+    assert answer["value"] == answer["quantiles"]["0.5"]
+
+
+def test_quantiles_that_are_learnt_are_those_of_the_data() -> None:
+    values = np.random.default_rng(0).exponential(size=2000)
+    codec = Codec.fit(Config(quantiles=LEVELS), values.tolist())
+    head = Head(codec.config, codec, 2, Loss())
+    head.readout.reset_parameters()
+    features = Features(torch.ones(2000, 1, 2), torch.ones(2000, 1, dtype=torch.bool))
+    batch = {"y.normalized": encoded(codec, values.tolist())}
+    optimizer = torch.optim.Adam(head.parameters(), 0.02)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (head.loss(features, batch, "y") / 2000).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = head.predict(features, batch, "y")["quantiles"][0].numpy()
+    assert found == pytest.approx(np.quantile(values, LEVELS), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"quantiles": [0.9, 0.5]}, "levels that increase"),
+        ({"quantiles": [0.1, 0.9]}, "0.5 among them"),
+        ({"quantiles": [0.5, 1.5]}, "below 1"),
+        ({"quantiles": [0.5], "loss": {"kind": "mae"}}, "none beside quantiles"),
+    ],
+)
+def test_levels_that_say_nothing_are_refused(keys: dict[str, object], words: str) -> None:
+    config, problems = read(Config, keys)
+    assert config is None
+    assert words in str(problems[0])
+
+
+def test_quantiles_have_the_pinball_loss_and_no_other() -> None:
+    codec = Codec.fit(Config(quantiles=LEVELS), [1.0, 2.0])
+    with pytest.raises(ValueError, match="auto beside quantiles"):
+        Head(codec.config, codec, 4, Loss(kind="mae"))
+    names = [metric.name for metric in number.METRICS(codec.config, codec)]
+    assert names[-3:] == ["pinball_loss", "coverage", "coverage_error"]
+    assert number.METRICS(Config(quantiles=(0.5,)), codec)[-1].name == "pinball_loss"

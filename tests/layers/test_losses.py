@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dougong.core.config import read
 from dougong.layers import losses
-from dougong.layers.losses import Loss
+from dougong.layers.losses import IGNORE, Loss, focal_sum, pinball_sum
 
 
 def case(
@@ -192,3 +192,28 @@ def test_a_batch_of_copies_has_nothing_to_tell_apart_and_no_nan() -> None:
     assert loss.item() == 0
     assert first.grad is not None
     assert (first.grad == 0).all()
+
+
+def test_focal_loss_is_cross_entropy_by_the_share_that_is_not_yet_told() -> None:
+    logits, targets = torch.randn(20, 3, dtype=torch.float64, requires_grad=True), torch.randint(0, 3, (20,))
+    targets[4] = IGNORE
+    own = logits.softmax(-1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    wanted = -((1 - own) ** 1.5 * own.log())[targets != IGNORE].sum()
+    assert torch.allclose(focal_sum(logits, targets, 1.5), wanted)
+    assert torch.autograd.gradcheck(lambda x: focal_sum(x, targets, 1.5), (logits,))
+    sure = torch.tensor([[1e4, 0.0]], requires_grad=True)
+    focal_sum(sure, torch.tensor([0]), 0.5).backward()
+    assert sure.grad is not None
+    assert sure.grad.isfinite().all()
+
+
+def test_pinball_loss_is_least_at_the_quantile() -> None:
+    targets, level = torch.arange(101.0), torch.tensor([0.2])
+    costs = [float(pinball_sum(torch.full((101, 1), float(guess)), targets, level)) for guess in range(101)]
+    assert min(range(101), key=costs.__getitem__) == 20
+
+
+@pytest.mark.parametrize("keys", [{"gamma": 1.0}, {"kind": "mse", "gamma": 1.0}])
+def test_gamma_is_of_the_focal_loss_alone(keys: dict[str, object]) -> None:
+    _, problems = read(Loss, keys)
+    assert "none beside kind" in str(problems[0])

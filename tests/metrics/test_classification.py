@@ -15,6 +15,7 @@ from dougong.metrics.classification import (
     AUC,
     F1,
     Accuracy,
+    AveragePrecision,
     CalibrationError,
     Confusion,
     LabelsAccuracy,
@@ -301,3 +302,22 @@ def test_labels_that_training_never_saw_are_missed_in_f1_and_never_an_exact_matc
     assert metric.by_class(sums)[1] == 20
     of_known = sk.f1_score(indicators, probabilities >= 0.5, average="macro")
     assert metric.value(sums) == pytest.approx(of_known)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_average_precision_equals_scikit_learn(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    index = rng.choice(classes, size=3000, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    logits = rng.normal(size=(3000, classes)) + 1.5 * np.eye(classes)[index]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    columns = [1] if classes == 2 else range(classes)
+    wanted = np.mean([sk.average_precision_score(index == column, probabilities[:, column]) for column in columns])
+    ours = value_of(AveragePrecision(classes), {"probabilities": probabilities}, {"index": index})
+    assert ours == pytest.approx(wanted, abs=2e-3)
+
+
+def test_average_precision_of_chance_is_the_share_of_the_class() -> None:
+    index = np.array([0] * 90 + [1] * 10)
+    same = np.full((100, 2), 0.5)
+    assert value_of(AveragePrecision(2), {"probabilities": same}, {"index": index}) == pytest.approx(0.1)
+    assert np.isnan(value_of(AveragePrecision(2), {"probabilities": same}, {"index": index * 0}))

@@ -11,7 +11,8 @@ from sklearn import metrics as sk
 
 from dougong.metrics import intervals
 from dougong.metrics.intervals import Accumulator, poisson_weights
-from dougong.metrics.regression import MAE, MSE, R2, RMSE, Pearson, Spearman
+from dougong.metrics.metric import Metric
+from dougong.metrics.regression import MAE, MSE, R2, RMSE, Coverage, CoverageError, Pearson, PinballLoss, Spearman
 
 REFERENCES = {
     MSE(): sk.mean_squared_error,
@@ -166,3 +167,28 @@ def test_spearman_says_that_it_has_no_value_from_sums():
         TypeError, match=r"spearman: sums over rows know nothing of ranks; call values\(rows, weights\)"
     ):
         Spearman().value(np.zeros(2))
+
+
+def test_pinball_loss_and_coverage_equal_scikit_learn_and_a_count() -> None:
+    rng = np.random.default_rng(0)
+    actual = rng.normal(size=500)
+    quantiles = np.sort(rng.normal(size=(500, 3)), axis=1)
+    prediction, target = {"value": quantiles[:, 1], "quantiles": quantiles}, {"value": actual}
+    levels = [0.1, 0.5, 0.8]
+    wanted = np.mean([sk.mean_pinball_loss(actual, quantiles[:, i], alpha=level) for i, level in enumerate(levels)])
+    assert value_with(PinballLoss(levels), prediction, target) == pytest.approx(wanted)
+    inside = ((quantiles[:, 0] <= actual) & (actual <= quantiles[:, 2])).mean()
+    assert value_with(Coverage(), prediction, target) == pytest.approx(inside)
+    assert value_with(CoverageError(0.7), prediction, target) == pytest.approx(abs(inside - 0.7))
+
+
+def test_a_missing_target_has_no_part_in_the_metrics_of_quantiles() -> None:
+    prediction = {"value": np.array([1.0, 2.0]), "quantiles": np.array([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])}
+    target = {"value": np.array([1.5, np.nan])}
+    for metric, wanted in ((PinballLoss([0.1, 0.5, 0.9]), (0.15 + 0.25 + 0.05) / 3), (Coverage(), 1.0)):
+        assert value_with(metric, prediction, target) == pytest.approx(wanted)
+        assert metric.counted(metric.statistics(prediction, target).sum(axis=0), 2) == 1
+
+
+def value_with(metric: Metric, prediction: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> float:
+    return float(metric.value(metric.statistics(prediction, target).sum(axis=0)))

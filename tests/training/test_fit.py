@@ -720,3 +720,31 @@ def test_a_loader_goes_on_from_any_position(task: Make) -> None:
     rest = list(itertools.islice(loader.batches(position), 4))
     for (_, wanted), (_, found) in zip(places[8:], rest, strict=True):
         assert [batch["row"].tolist() for batch in wanted] == [batch["row"].tolist() for batch in found]
+
+
+def test_weights_of_losses_are_learnt_saved_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    learning = {"steps": 8, "weighing": "uncertainty", "optimizer": {"lr": 0.05}}
+    whole = Task(folder, tmp_path / "whole", learning)
+    whole.fit()
+    found = whole.model.learnt_weights
+    assert found is not None
+    assert set(found) == {"kind", "y"}
+    assert all(weight != 1 for weight in found.values())
+    halved = Task(folder, tmp_path / "halved", learning)
+    with suppress(KeyboardInterrupt):
+        halved.fit(loss_fn=failing_after(4, task_loss({"y": 1.0, "kind": 0.5})))
+    again = Task(folder, tmp_path / "halved", learning)
+    again.fit()
+    assert again.model.learnt_weights == found
+    assert Task(folder, tmp_path / "plain", {"steps": 1}).model.learnt_weights is None
+
+
+def failing_after(steps: int, loss_fn: LossFunction) -> LossFunction:
+    left = itertools.count(steps, -1)
+
+    def wrapped(model: nn.Module, batch: Batch, totals: dict[str, Tensor]) -> Tensor:
+        if next(left) <= 0:
+            raise KeyboardInterrupt
+        return loss_fn(model, batch, totals)
+
+    return wrapped
