@@ -197,4 +197,4 @@ def _balance(codec: Codec, power: float) -> list[float]:
     counts = np.array(codec.counts, dtype=np.float64)
     rare = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
     weights = rare * (counts.sum() / (rare * counts).sum())
-    return np.where(counts > 0, weights, 1.0).tolist()  # type: ignore[no-any-return]
+    return np.where(counts > 0, weights, 1.0).tolist()

@@ -254,14 +254,14 @@ def _turns(wall: np.ndarray) -> dict[str, np.ndarray]:  # (N,) seconds -> (N,) e
     whole = np.where(np.isnan(days), 0, days).astype("datetime64[D]")
     month, year = whole.astype("datetime64[M]"), whole.astype("datetime64[Y]")
 
-    def share(unit: np.ndarray, length: str) -> np.ndarray:
+    def share(unit: np.ndarray) -> np.ndarray:
         start = unit.astype("datetime64[D]")
-        size = ((unit + np.timedelta64(1, length)).astype("datetime64[D]") - start).astype(np.float64)
+        size = ((unit + 1).astype("datetime64[D]") - start).astype(np.float64)
         return (whole - start).astype(np.float64) / size
 
     turns = {
-        "year": share(year, "Y"),
-        "month": share(month, "M"),
+        "year": share(year),
+        "month": share(month),
         "week": (days + 3) % 7 / 7,  # 1970 began on a Thursday
         "day": wall / DAY - days,
         "hour": wall % 3600 / 3600,
