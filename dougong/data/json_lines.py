@@ -32,7 +32,7 @@ def _json_object(text: str) -> dict[str, object]:
     if brackets > MAX_NODES:
         raise Unreadable(f"{brackets:,} brackets: at most {MAX_NODES:,} are read")
     if brackets > MAX_DEPTH:
-        _check_depth(text)
+        check_depth(text)
     try:
         value = JSON.decode(text.strip())
     except json.JSONDecodeError as error:
@@ -52,7 +52,8 @@ def _json_object(text: str) -> dict[str, object]:
     return value
 
 
-def _check_depth(text: str) -> None:
+def check_depth(text: str) -> None:
+    """Refuse JSON that is nested too deep, before it is read."""
     depth, inside, skip = 0, False, -1
     for token in re.finditer(r'["\\\[\]{}]', text):
         mark = token[0]

@@ -1,4 +1,4 @@
-"""Files -> rows, streamed: csv, tsv, jsonl, parquet, arrow, txt, each also .gz or .zst, folders of labelled files, archives.
+"""Files -> rows, streamed: csv, tsv, jsonl, parquet, arrow, txt, each also .gz or .zst; folders of files; archives; annotations.
 
     for row in read_rows(Path("reviews.csv")):
         ...                   # Row(number=1, values={"review": "…", "label": "good"}, file="reviews.csv") or BadRow
@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 import pyarrow as pa
 
 from dougong.core.errors import DataError, nearest, shown
-from dougong.data import archives, delimited, folders, json_lines, plain_text, tables
+from dougong.data import annotations, archives, delimited, folders, json_lines, plain_text, tables
 from dougong.data.media import kind_of
 from dougong.data.records import CHUNK, MAX_COLUMNS, VALUE, Many, Reader, Record, Unit, Unreadable, refuse
 
@@ -39,6 +39,7 @@ FORMATS = {
     "arrow": "arrow",
     "feather": "arrow",
     "txt": "txt",
+    "json": "coco",  # of a folder only those named .coco.json: others may be anything
 }
 READERS: dict[str, Reader] = {
     "csv": delimited.read_csv,
@@ -47,6 +48,7 @@ READERS: dict[str, Reader] = {
     "parquet": tables.read_parquet,
     "arrow": tables.read_arrow,
     "txt": plain_text.read,
+    "coco": annotations.read_coco,
 }
 UNSAFE = {  # ending -> what to do instead: all of these can hold pickled objects, which run code when they are read
     "npy": "numpy.savetxt(…, delimiter=',') to a .csv, or write a .parquet",
@@ -86,7 +88,8 @@ class BadRow(NamedTuple):
 def find_files(paths: str | Sequence[str], base: Path) -> list[Path]:
     """The data files that a recipe's path, glob, folder, or list of these means, each once, sorted.
 
-    A folder gives the data files in it; one that holds a folder for each label is itself the table, returned as such.
+    A folder gives the data files in it; one that holds a folder for each label, or Pascal VOC's annotations, is itself the
+    table, returned as such.
     """
     wanted = [paths] if isinstance(paths, str) else list(paths)
     if not wanted:
@@ -146,10 +149,10 @@ def _readable(file: Path) -> Path:
 
 def _in_folder(folder: Path) -> list[Path]:
     entries = folders.visible(folder)
-    files = [entry for entry in entries if entry.is_file() and _ending(entry)[0] in FORMATS]
+    files = [entry for entry in entries if entry.is_file() and _is_data(entry)]
     if files:
         return files
-    if folders.labelled(folder):
+    if annotations.voc_files(folder) or folders.labelled(folder):
         return [folder]
     if kind := next(filter(None, (kind_of(entry.name) for entry in entries)), None):
         fix = f"put them into one folder a label, or list them in a csv with a column of type {kind}"
@@ -186,15 +189,19 @@ def _ending(file: Path) -> tuple[str, str]:
     return (endings[-1] if endings else ""), compression
 
 
+def _is_data(file: Path) -> bool:
+    """Whether a file of a folder is taken for data."""
+    ending = _ending(file)[0]
+    return ending in FORMATS and (ending != "json" or ".coco.json" in file.name.lower())
+
+
 def _format(file: Path) -> tuple[str, str]:
     """(format, compression) of a file by its name. A DataError if it is none of ours."""
     ending, compression = _ending(file)
     if ending in UNSAFE:
         refuse(file, f".{ending} files can hold pickled objects, which run code when they are read", UNSAFE[ending])
-    if ending == "json":
-        refuse(file, "one JSON value cannot be streamed", "write one object a line and name the file .jsonl")
     if ending not in FORMATS:
-        known = ", ".join(f".{name}" for name in FORMATS)
+        known = ", ".join(f".{name}" for name in FORMATS if name != "json")
         refuse(
             file,
             f"{f'.{ending}' if ending else 'no ending'} is not a format that is read",
@@ -274,7 +281,7 @@ def _records(file: Path, unit: Unit, used: Collection[str] | None) -> Iterator[t
     number = 0
     try:
         if file.is_dir():
-            reader = folders.read(file)
+            reader = annotations.read_voc(file) if annotations.voc_files(file) else folders.read(file)
         else:
             kind, compression = _format(_readable(file))
             if not file.stat().st_size:

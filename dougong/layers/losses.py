@@ -99,6 +99,18 @@ def binary_cross_entropy_sum(logits: Tensor, indicators: Tensor, label_smoothing
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
+def focal_sum(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Nats of yes or no, (...) each, those that are told well already counted less (Lin et al. 2017, arXiv:1708.02002).
+
+    Of very many answers nearly all are no: `alpha` is what a yes counts, 1 - `alpha` a no.
+    """
+    logits = _wide(logits)
+    nats = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    likely = logits.sigmoid()
+    wrong = likely + targets - 2 * likely * targets  # 1 - p of what is right
+    return ((1 - alpha + (2 * alpha - 1) * targets) * wrong**gamma * nats).sum()
+
+
 def mse_sum(predicted: Tensor, targets: Tensor) -> Tensor:
     return functional.mse_loss(_wide(predicted), _wide(targets), reduction="sum")
 

@@ -89,7 +89,8 @@ class Accumulator:
         known = ~np.isnan(statistics).all(axis=1)
         ids, rows = row_ids[known], statistics[known]
         if name in self.kept:
-            ids, rows = (np.concatenate(pair) for pair in zip(self.kept[name], (ids, rows), strict=True))
+            before, known_rows = self.kept[name]
+            ids, rows = np.concatenate([before, ids]), _below(known_rows, rows)
         self.kept[name] = (ids, rows) if len(ids) <= 2 * MOST_RANKED else sample(ids, rows)
 
     def merge(self, other: Accumulator) -> None:
@@ -195,6 +196,13 @@ def _poisson_table() -> np.ndarray:
     """The Poisson(1) count for each of 65,536 equal parts of [0, 1)."""
     cumulative = np.cumsum([math.exp(-1) / math.factorial(count) for count in range(12)])
     return np.searchsorted(cumulative, (np.arange(1 << 16) + 0.5) / (1 << 16), side="right").astype(np.uint8)
+
+
+def _below(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Rows below others, as wide as the wider of both: what a row lacks is nan."""
+    width = max(first.shape[1], second.shape[1])
+    wide = [np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=np.nan) for rows in (first, second)]
+    return np.concatenate(wide)
 
 
 def _rows(columns: Columns, start: int, stop: int) -> Columns:

@@ -93,7 +93,10 @@ class RankMetric(Metric):
 
     @abstractmethod
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        """(N, K) float64: what is kept of each row; nan in all K where there is no target, and the row is left out."""
+        """(N, K) float64: what is kept of each row; nan in all K where there is no target, and the row is left out.
+
+        K may differ from call to call, where rows tell of unlike many things: what lacks is nan.
+        """
 
     @abstractmethod
     def values(self, kept: np.ndarray, weights: Iterable[np.ndarray]) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,21 @@ VALUES = {
         metrics=("f1", "exact_match"),
         same=lambda parsed, decoded: bool(parsed["texts"][0] == decoded),
         missing={"texts": [], "start": None, "times": 1},  # that there is no answer is an answer
+    ),
+    "boxes": Values(  # as JSON: parquet has no lists of numbers and names; all within the pictures of `_picture`
+        make=lambda row: json.dumps(
+            [[x, x / 2, x + 2 + row % 2, 4 + x, "pq"[(row + x) % 2]] for x in range(row % 3)] if row else []
+        ),
+        unseen='[[0, 1, 2, 3, "never seen"]]',
+        settings={"head": {"kind": "fcos", "width": 16}, "most": 4},
+        metrics=("map", "map_50"),
+        same=lambda parsed, decoded: bool(
+            len(parsed["labels"]) == len(decoded)
+            and all(
+                name == label and np.allclose(sides, box, atol=1e-3)
+                for (*box, name), sides, label in zip(decoded, parsed["boxes"], parsed["labels"], strict=True)
+            )
+        ),
     ),
     "pairing": Values(
         make=lambda row: [row, (1 << 64) - 1 - row % 7],  # hashes of inputs: it has no column
