@@ -32,7 +32,7 @@ FLOORS = (  # from the ground up; what stands on one floor may import its own fo
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-EXTRAS = ("PIL", "av", "ftfy", "py3langid", "sentencepiece")  # each is imported by one file only
+EXTRAS = ("PIL", "av", "ftfy", "py3langid", "sentencepiece", "faster_coco_eval")  # each is imported by one file only
 LIGHT_DATA = sorted(path.stem for path in (PACKAGE / "data").glob("*.py") if path.stem not in ("loader", "__init__"))
 
 

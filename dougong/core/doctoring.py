@@ -18,6 +18,7 @@ EXTRAS = {
     "data": {"PIL": "images", "ftfy": "repair of wrongly decoded text", "py3langid": "language filters"},
     "text": {"sacrebleu": "BLEU and chrF"},
     "spm": {"sentencepiece": "sentencepiece models"},
+    "eval": {"faster_coco_eval": "mean average precision of boxes"},
 }
 
 

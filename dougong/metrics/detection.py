@@ -103,7 +103,7 @@ def _parts(columns: Columns, *more: str) -> list[np.ndarray]:
     parts = [columns[key] for key in ("boxes", "labels", *more)]
     ragged = [part for part in parts if isinstance(part, Ragged)]
     assert len(ragged) == len(parts)
-    flat = [part.values.reshape(len(part.values), -1).astype(np.float64) for part in ragged]
+    flat = [(part.values if part.values.ndim > 1 else part.values[:, None]).astype(np.float64) for part in ragged]
     whole = Ragged(np.concatenate(flat, axis=1), ragged[0].offsets)
     return [whole.row(row) for row in range(len(whole))]
 
