@@ -25,7 +25,7 @@ from dougong.layers.boxes import area, giou
 from dougong.layers.fcos import LIKELY, likeliest
 from dougong.layers.features import Features
 from dougong.layers.feedforward import FeedForward, Linear
-from dougong.layers.losses import focal_sum
+from dougong.layers.losses import sigmoid_focal_sum
 from dougong.layers.norms import make_norm
 from dougong.layers.positions import sinusoidal
 from dougong.layers.pyramid import grid_of, stages_of
@@ -123,7 +123,7 @@ class DetrHead(nn.Module):
         picture, query, which = matched(classes.detach(), told.detach(), boxes, labels, known)  # (P,) each
         wanted = torch.zeros_like(classes)
         wanted[picture, query, labels[picture, which]] = 1.0
-        loss = CLASS * focal_sum(classes, wanted)
+        loss = CLASS * sigmoid_focal_sum(classes, wanted)
         right = boxes[picture, which]  # (P, 4)
         off = (told[picture, query] - as_middles(right)).abs().sum()
         return loss + SIDES * off + OVERLAP * (1 - giou(corners[picture, query], right)).sum()

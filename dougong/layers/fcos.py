@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dougong.core.config import Count, Fraction, config
 from dougong.layers.boxes import area, giou, suppressed
 from dougong.layers.features import Features
-from dougong.layers.losses import focal_sum
+from dougong.layers.losses import sigmoid_focal_sum
 from dougong.layers.pyramid import Pyramid, grid_of, stages_of
 
 RADIUS = 1.5  # cells from the middle of a box within which places answer for it
@@ -106,7 +106,7 @@ class FcosHead(nn.Module):
         positive &= ~unknown
         wanted = F.one_hot(label.clamp(min=0), self.classes) * positive[..., None]  # (B, L, C)
         judged = (told.real & ~unknown)[..., None].expand_as(wanted)
-        loss = focal_sum(told.classes[judged], wanted[judged].float()) / WHOLE
+        loss = sigmoid_focal_sum(told.classes[judged], wanted[judged].float()) / WHOLE
         picture, place = positive.nonzero(as_tuple=True)  # (P,)
         if not len(picture):
             return loss + 0.0 * (told.boxes.sum() + told.centred.sum())

@@ -99,7 +99,7 @@ def binary_cross_entropy_sum(logits: Tensor, indicators: Tensor, label_smoothing
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
-def focal_sum(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def sigmoid_focal_sum(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Nats of yes or no, (...) each, those that are told well already counted less (Lin et al. 2017, arXiv:1708.02002).
 
     Of very many answers nearly all are no: `alpha` is what a yes counts, 1 - `alpha` a no.

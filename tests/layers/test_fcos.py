@@ -6,7 +6,7 @@ import torch
 
 from dougong.layers.fcos import Fcos, FcosHead, _places, answering, centredness
 from dougong.layers.features import Features
-from dougong.layers.losses import focal_sum
+from dougong.layers.losses import sigmoid_focal_sum
 from dougong.model import initialize
 
 
@@ -42,10 +42,10 @@ def test_focal_loss_without_focus_is_half_of_cross_entropy() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(50), torch.randint(0, 2, (50,)).float()
     plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-    assert torch.allclose(focal_sum(logits, targets, alpha=0.5, gamma=0.0), plain / 2)
+    assert torch.allclose(sigmoid_focal_sum(logits, targets, alpha=0.5, gamma=0.0), plain / 2)
     likely = torch.where(targets > 0, logits, -logits).sigmoid()
     weight = torch.where(targets > 0, 0.25, 0.75)
-    assert torch.allclose(focal_sum(logits, targets), (-weight * (1 - likely) ** 2 * likely.log()).sum())
+    assert torch.allclose(sigmoid_focal_sum(logits, targets), (-weight * (1 - likely) ** 2 * likely.log()).sum())
 
 
 def test_a_box_whose_label_is_unknown_is_neither_something_nor_nothing() -> None:
