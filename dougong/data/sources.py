@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 import pyarrow as pa
 
 from dougong.core.errors import DataError, nearest, shown
-from dougong.data import annotations, archives, delimited, folders, json_lines, plain_text, tables
+from dougong.data import annotated, archives, delimited, folders, json_lines, plain_text, tables
 from dougong.data.media import kind_of
 from dougong.data.records import CHUNK, MAX_COLUMNS, VALUE, Many, Reader, Record, Unit, Unreadable, refuse
 
@@ -48,7 +48,7 @@ READERS: dict[str, Reader] = {
     "parquet": tables.read_parquet,
     "arrow": tables.read_arrow,
     "txt": plain_text.read,
-    "coco": annotations.read_coco,
+    "coco": annotated.read_coco,
 }
 UNSAFE = {  # ending -> what to do instead: all of these can hold pickled objects, which run code when they are read
     "npy": "numpy.savetxt(…, delimiter=',') to a .csv, or write a .parquet",
@@ -152,7 +152,7 @@ def _in_folder(folder: Path) -> list[Path]:
     files = [entry for entry in entries if entry.is_file() and _is_data(entry)]
     if files:
         return files
-    if annotations.voc_files(folder) or folders.labelled(folder):
+    if annotated.voc_files(folder) or folders.labelled(folder):
         return [folder]
     if kind := next(filter(None, (kind_of(entry.name) for entry in entries)), None):
         fix = f"put them into one folder a label, or list them in a csv with a column of type {kind}"
@@ -281,7 +281,7 @@ def _records(file: Path, unit: Unit, used: Collection[str] | None) -> Iterator[t
     number = 0
     try:
         if file.is_dir():
-            reader = annotations.read_voc(file) if annotations.voc_files(file) else folders.read(file)
+            reader = annotated.read_voc(file) if annotated.voc_files(file) else folders.read(file)
         else:
             kind, compression = _format(_readable(file))
             if not file.stat().st_size:

@@ -98,7 +98,7 @@ class Codec(class_names.NamesCodec):
         return boxes.placed(value, pictures.upright_size(picture))
 
     @classmethod
-    def fit(cls, config: Config, values: Iterable[Boxes | None]) -> Codec:
+    def fit(cls, config: Config, values: Iterable[Boxes | None]) -> Codec:  # type: ignore[override] # names stand in boxes
         crowd = 0
 
         def names() -> Iterator[list[str]]:

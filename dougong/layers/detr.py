@@ -93,7 +93,7 @@ class DetrHead(nn.Module):
         rows = len(memory)
         x = self.queries.weight.expand(rows, -1, -1).to(memory.dtype)  # (B, Q, D)
         box = self.begin.weight.sigmoid().expand(rows, -1, -1)  # (B, Q, 4)
-        told = []
+        told: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
             there = box.detach()
             sight = weighed(real[:, None]) - _away(at, there)  # (B, Q, S)

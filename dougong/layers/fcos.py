@@ -76,6 +76,7 @@ class FcosHead(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.out.weight, std=0.01)
+        assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
         nn.init.constant_(self.out.bias[: self.classes], math.log(LIKELY / (1 - LIKELY)))
         nn.init.ones_(self.scales)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dougong.core.errors import DataError
-from dougong.data.annotations import parse_xml
+from dougong.data.annotated import parse_xml
 from dougong.data.sources import BadRow, Row, columns, find_files, read_rows
 
 COCO: dict[str, Any] = {
