@@ -11,7 +11,8 @@ Each file offers `Config`, `PRESETS` (with "tiny" and "small", which read everyt
     .finer_widths                       the widths of the `finer` features that come with a grid's; () where there are none
     .forward(x, *, causal=False, memory=None, cache=None) -> Features
     .new_cache(batch_size, capacity, device, dtype)     where CAUSAL: the state of step-by-step generation, with
-        .memory, the encoder's features or None, and .choose(rows), which goes on with some rows, as beams do
+        .memory, the encoder's features (of each text once, however many rows read them) or None, and .choose(rows),
+        which goes on with some rows, as beams do
 Its Config's `enters(axes)` is the width of what comes in on a grid of so many axes, where no other input stands beside it.
 A Config with `layout`, `encoder_layers` and `cross` can be the decoder of an encoder-decoder, and its encoder.
 

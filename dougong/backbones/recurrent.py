@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from dougong.backbones import BackboneConfig, Layers, Layout, check_layout
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import bad_field
-from dougong.layers.attention import Attention, check_memory
+from dougong.layers.attention import Attention, Readers, check_memory, still_read
 from dougong.layers.dropout import Dropout
-from dougong.layers.features import Features, chosen
+from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import Norm, make_norm
 from dougong.layers.positions import in_order, real_first
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
             else:
                 values, cache.states[index] = layer.step(values, lengths, cache.states[index])
             if memory is not None:
-                values = self.cross[index](values, memory)
+                values = self.cross[index](values, memory, cache)
         if cache is not None:
             cache.memory = memory
         return replace(x, values=in_order(self.norm(values), order))
@@ -148,9 +148,12 @@ class Cross(nn.Module):
         self.mix = Linear(2 * hidden, hidden)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, memory: Features) -> Tensor:  # (B, T, F), (B, S, F) -> (B, T, F)
-        h = self.norm(x)
-        found = self.attention(h, *self.attention.keys_values(memory.values), seen=memory.mask[:, None, None, :])
+    def forward(self, x: Tensor, memory: Features, cache: Cache | None) -> Tensor:  # (B, T, F), (B, S, F) -> (B, T, F)
+        h, readers = self.norm(x), cache.readers if cache is not None else None
+        keys, values = self.attention.keys_values(memory.values) if cache is None else cache.keys_values(self, memory)
+        asked = h if readers is None else readers.together(h)
+        found = self.attention(asked, keys, values, seen=memory.mask[:, None, None, :])
+        found = found if readers is None else readers.apart(found)
         return x + self.dropout(self.mix(torch.cat((h, found), dim=-1)).tanh())
 
 
@@ -160,14 +163,23 @@ class Cache:
     def __init__(self, config: Config, batch_size: int, device: torch.device, dtype: torch.dtype):
         shape = (1, batch_size, config.hidden or config.width)
         count = 2 if config.cell == "lstm" else 1
-        self.memory: Features | None = None  # the encoder's features, where there is an encoder
+        self.memory: Features | None = None  # the encoder's features, where there is an encoder: of each text once
+        self.readers: Readers | None = None  # which of them each row reads; None: its own
+        self.heard: dict[Cross, tuple[Tensor, Tensor]] = {}  # what each layer makes of them: the same at every step
         self.states: list[State] = [
             tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(count)) for _ in range(config.layers)
         ]
 
+    def keys_values(self, layer: Cross, memory: Features) -> tuple[Tensor, Tensor]:
+        if layer not in self.heard:
+            self.heard[layer] = layer.attention.keys_values(memory.values)
+        return self.heard[layer]
+
     def choose(self, rows: Tensor) -> None:
         """Go on with these rows (B',), which may repeat."""
-        self.memory = chosen(self.memory, rows)
+        self.memory, self.readers, texts = still_read(self.memory, self.readers, rows)
+        if texts is not None:
+            self.heard = {layer: (keys[texts], values[texts]) for layer, (keys, values) in self.heard.items()}
         self.states = [tuple(part[:, rows] for part in state) for state in self.states]
 
 

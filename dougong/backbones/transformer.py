@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dougong.backbones import BackboneConfig, Layers, Layout, check_layout
 from dougong.core.config import Count, Fraction, NonNegative, Positive, config
 from dougong.core.errors import bad_field
-from dougong.layers.attention import Attention, KeyValues, check_memory, visible, weighed
+from dougong.layers.attention import Attention, KeyValues, Readers, check_memory, still_read, visible, weighed
 from dougong.layers.dropout import Dropout
 from dougong.layers.experts import Experts
-from dougong.layers.features import Features, chosen
+from dougong.layers.features import Features
 from dougong.layers.feedforward import Activation, FeedForward, hidden_width
 from dougong.layers.norms import Norm, make_norm
 from dougong.layers.positions import (
@@ -213,7 +213,8 @@ class Backbone(nn.Module):
             if at.shape[1] < steps:  # the token before a grid stands in its first corner
                 at = torch.cat((torch.zeros_like(at[:, :1]), at), dim=1)
             tables = rotary(at, c.width // c.heads, c.rotary_base, c.rotary_scaling)
-        return Sight(places, seen, plain, tables, None if memory is None else memory.mask[:, None, None, :])
+        heard = None if memory is None else memory.mask[:, None, None, :]
+        return Sight(places, seen, plain, tables, heard, readers=cache.readers if cache is not None else None)
 
     def look_divided(self, x: Features) -> Sight:
         """Of a clip: what is seen within a frame, and beside it what along time."""
@@ -283,6 +284,7 @@ class Sight:
         None  # of a clip that is divided; the other fields are then of its frames, each by itself …
     )
     frames: int = 1  # … of which there are so many
+    readers: Readers | None = None  # which of those each row reads, where several may read the same; None: its own
 
 
 class Block(nn.Module):
@@ -329,7 +331,11 @@ class Block(nn.Module):
             keys, values = known or self.cross.keys_values(memory.values)
             if store is not None:
                 store.memory = keys, values
-            h = self.cross(self.before(self.cross_norm, x), keys, values, seen=sight.memory)
+            h = self.before(self.cross_norm, x)
+            if sight.readers is None:
+                h = self.cross(h, keys, values, seen=sight.memory)
+            else:
+                h = sight.readers.apart(self.cross(sight.readers.together(h), keys, values, seen=sight.memory))
             x = self.after(self.cross_norm, x, h)
         h = self.before(self.feedforward_norm, x)
         h, lost = self.feedforward(h, mask) if isinstance(self.feedforward, Experts) else (self.feedforward(h), None)
@@ -358,7 +364,8 @@ class Cache:
     def __init__(self, config: Config, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype):
         self.capacity = capacity
         self.mask = torch.zeros(batch_size, capacity, dtype=torch.bool, device=device)
-        self.memory: Features | None = None  # the encoder's features, where there is an encoder
+        self.memory: Features | None = None  # the encoder's features, where there is an encoder: of each text once
+        self.readers: Readers | None = None  # which of them each row reads; None: its own
         shape = (batch_size, config.kv_heads or config.heads, capacity, config.width // config.heads)
         self.layers = [KeyValues(shape, device, dtype) for _ in range(config.layers)]
 
@@ -370,9 +377,9 @@ class Cache:
     def choose(self, rows: Tensor) -> None:
         """Go on with these rows (B',), which may repeat."""
         self.mask = self.mask[rows]
-        self.memory = chosen(self.memory, rows)
+        self.memory, self.readers, texts = still_read(self.memory, self.readers, rows)
         for layer in self.layers:
-            layer.choose(rows)
+            layer.choose(rows, texts)
 
 
 def _norm(c: Config) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dougong.core.errors import bad_field
 from dougong.layers.dropout import dropout
-from dougong.layers.features import Features
+from dougong.layers.features import Features, chosen
 from dougong.layers.feedforward import Linear
 from dougong.layers.norms import RMSNorm
 from dougong.layers.positions import Rotary, rotate
@@ -179,7 +179,10 @@ def visible(
 
 
 class KeyValues:
-    """What one attention layer remembers: keys and values (B, G, capacity, K), filled from the front, in place."""
+    """What one attention layer remembers: keys and values (B, G, capacity, K), filled from the front, in place.
+
+    What it reads of an encoder, `memory`, is held once for each text, however many rows are written from it: see `Readers`.
+    """
 
     def __init__(self, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype):
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
@@ -194,11 +197,61 @@ class KeyValues:
         self.values[:, :, start : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
-    def choose(self, rows: Tensor) -> None:
-        """Go on with these rows (B',), which may repeat."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
-        if self.memory is not None:
-            self.memory = self.memory[0][rows], self.memory[1][rows]
+    def choose(self, rows: Tensor, texts: Tensor | None = None) -> None:
+        """Go on with these rows (B',), which may repeat; `texts`: those that are still read, None: all."""
+        self.keys, self.values = (reordered(each, rows, self.length) for each in (self.keys, self.values))
+        if self.memory is not None and texts is not None:
+            self.memory = self.memory[0][texts], self.memory[1][texts]
+
+
+def reordered(held: Tensor, rows: Tensor, length: int) -> Tensor:
+    """(B, G, capacity, K) -> (B', G, capacity, K) of these rows: only the `length` places that are written are copied."""
+    written = held[:, :, :length][rows]
+    room = held[: len(rows)] if len(rows) <= len(held) else held.new_empty(len(rows), *held.shape[1:])
+    room[:, :, :length] = written
+    return room
+
+
+class Readers:
+    """Which text each row reads. Rows that are written from one text (beams) ask it side by side, and it is held once."""
+
+    def __init__(self, texts: Tensor, count: int):  # (R,) in any order, of `count` texts
+        self.texts, self.count = texts, count
+        order = texts.argsort(stable=True)
+        each = torch.bincount(texts, minlength=count)  # (B,) rows of a text
+        self.most = int(each.max()) if len(texts) else 0
+        nth = torch.empty_like(texts)  # (R,) the how-maniest of its text a row is
+        nth[order] = torch.arange(len(texts), device=texts.device) - (each.cumsum(0) - each)[texts[order]]
+        self.place = texts * self.most + nth  # (R,)
+
+    @classmethod
+    def one_each(cls, rows: int, device: torch.device) -> Readers:
+        return cls(torch.arange(rows, device=device), rows)
+
+    def choose(self, rows: Tensor) -> tuple[Readers, Tensor | None]:
+        """The readers of these rows, and the texts that are still read; None: all."""
+        kept, texts = self.texts[rows].unique(return_inverse=True)
+        return Readers(texts, len(kept)), None if len(kept) == self.count else kept
+
+    def together(self, x: Tensor) -> Tensor:
+        """(R, T, D) -> (B, most · T, D): what the rows of each text ask, side by side, and zeros where it has fewer."""
+        asked = x.new_zeros(self.count * self.most, *x.shape[1:])
+        asked[self.place] = x
+        return asked.view(self.count, -1, x.shape[-1])
+
+    def apart(self, found: Tensor) -> Tensor:
+        """(B, most · T, D) -> (R, T, D): the way back."""
+        return found.reshape(self.count * self.most, -1, found.shape[-1])[self.place]
+
+
+def still_read(
+    memory: Features | None, readers: Readers | None, rows: Tensor
+) -> tuple[Features | None, Readers | None, Tensor | None]:
+    """An encoder's features, who reads them, and which texts those are (None: all), when these rows go on."""
+    if memory is None:
+        return None, None, None
+    readers, texts = (readers or Readers.one_each(len(memory.mask), memory.mask.device)).choose(rows)
+    return (memory if texts is None else chosen(memory, texts)), readers, texts
 
 
 def refuse_memory(kind: str, memory: Features | None) -> None:

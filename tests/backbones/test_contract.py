@@ -314,6 +314,24 @@ def test_a_cache_goes_on_with_chosen_rows(name: str, build: Build, features: Mak
 
 
 @pytest.mark.parametrize("name", [name for name in CAUSAL if hasattr(tiny(name), "cross")])
+def test_rows_of_one_text_hold_its_features_once(name: str, build: Build, features: Make) -> None:
+    config = replace(tiny(name), cross=True)
+    model = build(config, causal=True)
+    x, memory = features(config.width, [6, 6, 6]), features(config.width, [4, 2, 3])
+    cache = model.new_cache(3, 6, torch.device("cpu"), torch.float32)
+    model(part(x, 0, 2), causal=True, memory=memory, cache=cache)
+    origin, rest = torch.arange(3), x
+    for step, chosen, texts in ((2, [0, 0, 1, 2, 2, 2], 3), (3, [5, 0, 1, 0], 2), (4, [0], 1), (5, [0, 0], 1)):
+        rows = torch.tensor(chosen)
+        cache.choose(rows)
+        origin, rest = origin[rows], Features(rest.values[rows], rest.mask[rows])
+        assert len(cache.memory.values) == len(cache.memory.mask) == texts
+        found = model(part(rest, step, step + 1), causal=True, memory=cache.memory, cache=cache)
+        each = Features(memory.values[origin], memory.mask[origin])
+        close(found.values[:, 0], model(rest, causal=True, memory=each).values[:, step])
+
+
+@pytest.mark.parametrize("name", [name for name in CAUSAL if hasattr(tiny(name), "cross")])
 def test_a_decoder_sees_the_real_features_of_an_encoder_at_every_step(name: str, build: Build, features: Make) -> None:
     config = replace(tiny(name), cross=True)
     model = build(config, causal=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dougong.layers import attention
-from dougong.layers.attention import Attention, KeyValues, products, products_are_faster, visible
+from dougong.layers.attention import Attention, KeyValues, Readers, products, products_are_faster, visible
 
 
 def test_grouped_queries_equal_repeated_heads() -> None:
@@ -153,3 +153,30 @@ def test_a_cache_is_filled_in_place() -> None:
     torch.testing.assert_close(keys, torch.cat((first, second), 2))
     torch.testing.assert_close(values, -keys)
     assert (store.length, store.keys.data_ptr()) == (4, room)
+
+
+def test_a_store_goes_on_with_rows_that_repeat_or_fall_away() -> None:
+    torch.manual_seed(0)
+    store = KeyValues((3, 2, 4, 5), torch.device("cpu"), torch.float32)
+    first = torch.randn(2, 3, 2, 2, 5)
+    store.append(*first)
+    store.memory = first[0], first[1]
+    for rows, texts in (([2, 0, 2, 1], None), ([1, 3], torch.tensor([0, 1]))):
+        store.choose(torch.tensor(rows), texts)
+        first = first[:, torch.tensor(rows)]
+        keys, values = store.append(*(new := torch.randn(2, len(rows), 2, 1, 5)))
+        first = torch.cat([first, new], dim=3)
+        torch.testing.assert_close(torch.stack([keys, values]), first)
+    assert len(store.memory[0]) == 2
+
+
+def test_rows_ask_their_text_side_by_side_and_get_their_own_answers_back() -> None:
+    readers, texts = Readers.one_each(3, torch.device("cpu")).choose(torch.tensor([2, 0, 2, 2]))
+    assert texts is not None
+    assert texts.tolist() == [0, 2]
+    assert (readers.count, readers.most) == (2, 3)
+    x = torch.arange(8.0).view(4, 2, 1)
+    asked = readers.together(x)  # (2, 3 · 2, 1)
+    assert asked[..., 0].tolist() == [[2, 3, 0, 0, 0, 0], [0, 1, 4, 5, 6, 7]]
+    assert torch.equal(readers.apart(asked), x)
+    assert readers.choose(torch.tensor([1, 3]))[1] is None  # both are read still
