@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="of training, for each")
     parser.add_argument("--steps", type=int, help="train for so many steps instead, to try everything")
     parser.add_argument(
-        "--lr", type=float, default=1e-3, help="the highest rate of the peer; ours stands in the recipe"
+        "--lr", type=float, default=5e-4, help="the highest rate of the peer; ours stands in the recipe"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", type=Path, default=PEERS, help="the python of the peer's environment")

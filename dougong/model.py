@@ -93,8 +93,12 @@ class Model(nn.Module):
             more = {"finer": getattr(self.backbone, "finer_widths", ())} if reads_finer(field.config) else {}
             head = field.head(field.config, field.codec, width, own_loss, **more)
             self.add_module(f"out_{field.name}", head)
+            if field is self.paired:
+                head.between([each.name for each in self.inputs])
         self.weighing = Uncertainty(len(self.outputs)) if weighing == "uncertainty" else None  # of their losses
         self.tie()
+        copies = self.written.config.shares if self.written is not None and fields.copies(self.written.config) else None
+        self.copied = next((place for place, field in enumerate(self.inputs) if field.name == copies), None)
 
     def tie(self) -> None:
         """Share what heads and encoders share; again after `give_memory`, which gives every parameter a memory of its own."""
@@ -157,23 +161,35 @@ class Model(nn.Module):
         return self.backbone(at_precision(arrived), causal=False)
 
     def embed(self, field: Field, batch: Batch) -> Tensor:  # (B, E)
-        """One input of each row as a vector of length 1, in the space of a pairing; of an output the mean of its words."""
+        """One input of each row as a vector of length 1, in the space of a pairing; of an output the mean of its words.
+
+        Of a pairing with a late interaction (B, T, E): one for each position, zeros where nothing is.
+        """
         if field is self.written:
             return self.arrival(field).encoder.vectors(batch, field.name)
         assert self.paired is not None
-        return self.head(self.paired).embed(self.alone(field, batch))
+        return self.head(self.paired).embed(self.alone(field, batch), asks=field.name == self.paired.config.asks)
 
     def read(self, arrived: list[Features], written: Features, cache: Any = None) -> Features:
         """The features of what is written so far, given the inputs; `cache` remembers all for the steps that follow."""
         if self.encoder is not None:
             memory = self.encoder(self.join(arrived))
             features = self.backbone(at_precision(written), causal=True, memory=memory, cache=cache)
-            return _with_balance(features, memory)
+            return replace(_with_balance(features, memory), source=self.source(arrived, memory))
         features = self.backbone(self.join([*arrived, written]), causal=True, cache=cache)
         if not arrived:
             return features
         steps = written.mask.shape[1]
-        return Features(features.values[:, -steps:], features.mask[:, -steps:], None, features.auxiliary)
+        values, mask = features.values[:, -steps:], features.mask[:, -steps:]
+        return Features(values, mask, None, features.auxiliary, source=self.source(arrived, features))
+
+    def source(self, arrived: list[Features], read: Features) -> Features | None:
+        """The features of the input that is copied from, among those of all inputs, as they were read."""
+        if self.copied is None:
+            return None
+        start = sum(features.mask.shape[1] for features in arrived[: self.copied])
+        end = start + arrived[self.copied].mask.shape[1]
+        return Features(read.values[:, start:end], read.mask[:, start:end])
 
     def go_on(self, written: Features, cache: Any) -> Features:
         """The features of further steps of what is written, after `read` with the same cache."""

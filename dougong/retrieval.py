@@ -20,7 +20,7 @@ import numpy as np
 
 from dougong.core.errors import DataError, Note
 from dougong.fields import Field
-from dougong.inference.neighbours import nearest
+from dougong.inference.neighbours import Vectors, nearest, together
 from dougong.run import PREDICT_ROWS, Notes, Run, listed, tell
 
 TOP = 10
@@ -32,7 +32,7 @@ class Corpus:
 
     run: Run
     side: Field  # what the corpus holds: an input, or words
-    vectors: np.ndarray  # (P, E) of length 1
+    vectors: Vectors  # (P, E) of length 1, or of each row those of its positions
     rows: np.ndarray  # (P,) the number of each row, from 1
     values: Sequence[object]  # (P,) what stands in its column
     top: int = TOP
@@ -56,11 +56,11 @@ class Corpus:
     def read(cls, run: Run, rows: Iterator[tuple[int, Mapping[str, Any]]], top: int = TOP) -> Corpus:
         """The corpus of numbered rows, a few at a time."""
         notes: Notes = Counter()
-        vectors, numbers, values = [np.zeros((0, 0), dtype=np.float32)], list[int](), list[object]()
+        vectors, numbers, values = list[np.ndarray](), list[int](), list[object]()
         side: Field | None = None
         lacking = 0
         while read := list(islice(rows, PREDICT_ROWS)):
-            side = side or side_of(run, read[0][1])
+            side = side or searched(run, side_of(run, read[0][1]))
             chunk = [(number, row) for number, row in read if run.words or row.get(side.column) is not None]
             lacking += len(read) - len(chunk)
             if not chunk:
@@ -76,7 +76,7 @@ class Corpus:
         if lacking:
             warnings.warn(f"corpus: {lacking:,} rows have no {side.column!r} and are not searched", Note, stacklevel=3)
         tell(notes, len(numbers))
-        return cls(run, side, np.concatenate(vectors[1:]), np.array(numbers), values, top)
+        return cls(run, side, together(vectors), np.array(numbers), values, top)
 
     def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
         """For each row the `top` rows of the corpus that are nearest, best first, with the cosine of their angle."""
@@ -84,17 +84,18 @@ class Corpus:
         result: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):
             chunk = list(enumerate(rows[start : start + PREDICT_ROWS], start))
-            asking = np.zeros((len(chunk), self.vectors.shape[1]), dtype=np.float32)
+            asking: dict[int, np.ndarray] = {}  # by place in the chunk: (1, E), or (1, T, E)
             sides = [self.asks(row, number) for number, row in chunk]
             own: list[set[str]] = [set() for _ in chunk]
             for field in self.run.sides:
                 of_side = [place for place, side in enumerate(sides) if side == field]
                 parsed = [self.run.read(chunk[place][1], chunk[place][0], [field]) for place in of_side]
                 if parsed:
-                    asking[of_side] = self.run.vectors(field, parsed, notes)
+                    asking |= zip(of_side, self.run.vectors(field, parsed, notes)[:, None], strict=True)
                 if self.lexicon:
                     own = [set(field.codec.cut(row[field.name])) for row in parsed]
-            found, scores = nearest(asking, self.vectors, self.top + max(map(len, own)))
+            every = together([asking[place] for place in range(len(chunk))])
+            found, scores = nearest(every, self.vectors, self.top + max(map(len, own)))
             told = zip(found, scores, own, strict=True)
             result += [{name: {"nearest": self.listed(rows, near, but)[: self.top]}} for rows, near, but in told]
         return result
@@ -111,6 +112,17 @@ class Corpus:
             for place, score in zip(found, scores, strict=True)
             if not but or self.values[place] not in but
         ]
+
+
+def searched(run: Run, side: Field) -> Field:
+    """The side itself, if it can be looked through: of a late interaction that which asks cannot."""
+    config = run.space.config
+    if getattr(config, "interaction", "") == "late" and side.name == config.asks:
+        raise DataError(
+            f"corpus: it has the column {side.column!r} alone, of {side.name!r}, which asks: with interaction: late "
+            "only the other side is looked through. Fix: give its column, or train with interaction: pooled."
+        )
+    return side
 
 
 def side_of(run: Run, row: Any) -> Field:

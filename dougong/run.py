@@ -179,7 +179,8 @@ class Run:
         """For each row (a dict with the column of one input, or of both) the embedding of each that it has.
 
         `{"query": {"embedding": [0.1, …]}}`, of length 1. For a run that has learnt a pairing; or vectors of words, of
-        which a row, a dict or a bare text, holds one or more: then the mean of its words.
+        which a row, a dict or a bare text, holds one or more: then the mean of its words. Of a pairing with a late
+        interaction a list of them, one for each position.
         """
         notes: Notes = Counter()
         answers = self.embedded(listed(rows), notes)
@@ -195,9 +196,10 @@ class Run:
             for field in self.sides:
                 having = [(number, row) for number, row in chunk if field in given[number]]
                 parsed = [self.read(row, number, [field]) for number, row in having]
-                vectors = self.vectors(field, parsed, notes).tolist() if parsed else []
+                vectors = self.vectors(field, parsed, notes) if parsed else ()
                 for (number, _), vector in zip(having, vectors, strict=True):
-                    results[number][field.name] = {"embedding": vector}
+                    real = vector if vector.ndim == 1 else vector[vector.any(1)]
+                    results[number][field.name] = {"embedding": real.tolist()}
         return results
 
     @property
@@ -240,7 +242,7 @@ class Run:
 
     @torch.inference_mode()
     def vectors(self, field: Field, rows: Sequence[dict[str, Any]], notes: Notes) -> np.ndarray:  # (N, E) float32
-        """The embeddings of one input of parsed rows."""
+        """The embeddings of one input of parsed rows; of a late interaction (N, T, E), zeros where nothing is."""
         device = next(self.model.parameters()).device
         batch = self.encode(rows, notes, [field])
         with self.autocast():

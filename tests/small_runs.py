@@ -143,6 +143,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "replies": {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
     },
+    "replies-copied": {
+        "data": {"train": "tags.jsonl"}, "model": {**TINY, "layout": "encoder-decoder"},
+        "inputs": {"text": BYTES}, "outputs": {"reply": {**BYTES, "shares": "text", "copy": True}},
+    },
+    "replies-copied-decoder": {
+        "data": {"train": "tags.jsonl"}, "model": TINY,
+        "inputs": {"text": BYTES}, "outputs": {"reply": {**BYTES, "shares": "text", "copy": True}},
+    },
     "replies-encoder-decoder": {
         "data": {"train": "tags.jsonl"}, "model": {**TINY, "layout": "encoder-decoder"},
         "inputs": {"text": BYTES}, "outputs": {"reply": BYTES},
@@ -158,6 +166,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pairs": {
         "data": {"train": "tags.jsonl"}, "model": TINY, "inputs": {"text": BYTES, "reply": BYTES},
         "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text"}},
+    },
+    "pairs-late": {
+        "data": {"train": "tags.jsonl"}, "model": {"kind": "identity", "width": 16},
+        "inputs": {"text": BYTES, "reply": BYTES},
+        "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text", "interaction": "late"}},
     },
     "pairs-mlp": {
         "data": {"train": "tags.jsonl"}, "model": {"kind": "mlp", "preset": "tiny"},

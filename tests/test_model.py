@@ -122,6 +122,22 @@ def test_an_answer_has_one_embedding_with_the_input_that_it_shares_with(layout: 
     assert len(model.weights()) == len(apart.weights()) - 1
 
 
+@pytest.mark.parametrize("layout", ["decoder", "encoder-decoder"])
+def test_what_is_copied_from_are_the_features_of_that_input_among_all(layout: str) -> None:
+    copying = dataclasses.replace(WRITTEN, config=dataclasses.replace(WRITTEN.config, shares="t", copy=True))
+    model = model_of([SIZE, TEXT], [copying], layout=layout).eval()
+    batch = batch_of([SIZE, TEXT, copying])
+    read = model.encoder if model.encoder is not None else model.backbone
+    seen: list[Any] = []
+    read.register_forward_hook(lambda module, given, found: seen.append(found))
+    source = model(batch).source
+    assert source is not None
+    steps = batch["t.tokens"].shape[1]
+    assert torch.equal(source.values, seen[0].values[:, 1 : 1 + steps])  # the number stands before
+    assert torch.equal(source.mask, seen[0].mask[:, 1 : 1 + steps])
+    assert model_of([SIZE, TEXT], [WRITTEN], layout=layout)(batch).source is None
+
+
 def test_weights_are_all_that_a_saved_model_needs() -> None:
     first, second = model_of([IMAGE], [LABEL], "convnet"), model_of([IMAGE], [LABEL], "convnet", seed=5)
     batch = batch_of([IMAGE, LABEL])

@@ -190,6 +190,8 @@ def test_rows_are_not_blended_before_a_text(tmp_path: Path):
         ("label: category", "label: {type: number, bins: 3}", "outputs.label.bins"),
         ("label: category", "label: {type: text, ngrams: 3}", "outputs.label.ngrams"),
         ("label: category", "label: {type: text, token_dropout: 0.1}", "outputs.label.token_dropout"),
+        ("label: category", "label: {type: text, rarity: true}", "outputs.label.rarity"),
+        ("review: text", "review: {type: text, copy: true}", "inputs.review.copy"),
     ],
 )
 def test_a_setting_without_effect_on_its_side_is_refused(tmp_path: Path, old: str, new: str, key: str):
@@ -436,13 +438,28 @@ ANSWERED = GOOD.replace("label: category", "label: {type: text, shares: review}"
         ),
         (
             "review: text",
+            "review: {type: text, rarity: true}",
+            "and without rarity. Fix: remove it, or ngrams and rarity of review.",
+        ),
+        (
+            "review: text",
             "review: {type: text, encoder: transformer}",
             "'review': expected an input without an encoder of its own",
         ),
     ],
 )
 def test_what_an_answer_cannot_share_is_said(tmp_path: Path, old: str, new: str, said: str):
-    assert f"outputs.label.shares = {said}" in mistakes_of(tmp_path, ANSWERED.replace(old, new))
+    found = mistakes_of(tmp_path, ANSWERED.replace(old, new))
+    assert "outputs.label.shares = 'review" in found
+    assert said in found
+
+
+def test_what_is_copied_is_of_a_shared_vocabulary(tmp_path: Path):
+    assert recipe.load(written(tmp_path, ANSWERED.replace("shares: review", "shares: review, copy: true")))
+    assert (
+        "outputs.label.copy = true: expected true beside shares: what is copied is a token of both vocabularies. "
+        "Fix: write shares: review, or remove it."
+    ) in mistakes_of(tmp_path, ANSWERED.replace("shares: review", "copy: true"))
 
 
 def test_an_answer_and_its_input_have_one_vocabulary_where_the_recipe_says_so(tmp_path: Path):

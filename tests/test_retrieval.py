@@ -117,3 +117,19 @@ def test_rows_of_a_corpus_that_lack_the_side_that_is_searched_are_counted() -> N
 def test_texts_that_are_cut_are_noted() -> None:
     with pytest.warns(Note, match=r"in 1 rows: text: 1 cut to 48 tokens"):
         run("pairs").embed([{"text": "long " * 40}])
+
+
+def test_a_late_interaction_gives_a_vector_for_each_position_and_searches_by_all_of_them() -> None:
+    trained = run("pairs-late")
+    rows = [{"text": f"even number {number}"} for number in range(5)]
+    found = dougong.predict(trained, rows, corpus=REPLIES[:20], top=3)
+    for row, said in zip(rows, found, strict=True):
+        scores = [each["match"]["value"] for each in trained.predict([row | reply for reply in REPLIES[:20]])]
+        near = said["match"]["nearest"]
+        assert [each["score"] for each in near] == pytest.approx(sorted(scores)[::-1][:3], abs=1e-5)
+        assert [scores[each["row"] - 1] for each in near] == pytest.approx([each["score"] for each in near], abs=1e-5)
+    short, long = (row["reply"]["embedding"] for row in trained.embed([{"reply": "4!"}, {"reply": "third 16!"}]))
+    assert (len(short), len(long)) == (3, 10)  # bytes and the end
+    assert np.allclose(np.linalg.norm(long, axis=1), 1, atol=1e-5)
+    with clear_error("corpus", "'text'", "interaction: late", error=DataError):
+        dougong.predict(trained, rows, corpus=rows)

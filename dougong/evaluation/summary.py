@@ -23,7 +23,7 @@ from dougong.evaluation import report
 from dougong.evaluation.measure import Measured, read_measured
 from dougong.evaluation.report import CalibrationCurve, ClassScores, ConfusionMatrix, ReportContent, write_report
 from dougong.fields import Field
-from dougong.inference.neighbours import nearest, ranks
+from dougong.inference.neighbours import Vectors, nearest, ranks, together
 from dougong.model import Model
 from dougong.recipe import Recipe
 from dougong.run import PREDICT_ROWS, Run
@@ -288,7 +288,7 @@ def _searched(run: Run) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def _vectors(run: Run, field: Field, split: Split, rows: int) -> np.ndarray:  # (N, E) float32
+def _vectors(run: Run, field: Field, split: Split, rows: int) -> Vectors:  # of N rows
     """The embeddings of one input of the first rows of a split."""
     device, limits = next(run.model.parameters()).device, assembly.limits_of([field])
     own = [name for name in split.names if name.startswith(f"{field.name}.") and limits.get(name) != 0]
@@ -297,7 +297,7 @@ def _vectors(run: Run, field: Field, split: Split, rows: int) -> np.ndarray:  # 
         batch = place(collate(split.take(some, own), some, limits), device)
         with run.autocast():
             pieces.append(run.model.embed(field, batch).float().cpu().numpy())
-    return np.concatenate(pieces)
+    return together(pieces)
 
 
 def _spoken(golden: dict[str, Any]) -> dict[str, str]:

@@ -136,6 +136,11 @@ def has_grid(config: Any) -> bool:
     return axes_of(config) is not None
 
 
+def copies(config: Any) -> bool:
+    """Whether an output may take what it writes from the input that it shares a vocabulary with."""
+    return bool(getattr(config, "copy", False))
+
+
 def bounded(config: Any) -> bool:
     """Whether the documents that an output's windows were cut from do not see one another."""
     return bool(getattr(config, "boundaries", False))

@@ -1,11 +1,14 @@
 """Pairing: two inputs of a row that belong together, as vectors of one space in which they lie near each other.
 
+With `interaction: late` each side keeps a vector for each of its positions, and what asks is compared with what is found
+position by position (ColBERT, Khattab & Zaharia 2020, arXiv:2004.12832): a word of the one finds its match in the other.
+
 It has no column: that they stand in one row is all that there is to know. The loss is InfoNCE over the batch (van den
 Oord et al. 2018, arXiv:1807.03748), both ways as in CLIP (Radford et al. 2021, arXiv:2103.00020): of all rows of the
 batch each side has to find its own other side.
 """
 
-# N rows, B batch, T positions, D width, E dim of the embedding
+# N rows, B batch, Q T positions, D width, E dim of the embedding
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from dougong.fields import FieldConfig, Whole
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss, info_nce_sum
 from dougong.layers.pooling import Pool, PoolKind
+from dougong.layers.positions import real_first
 from dougong.metrics.metric import Metric
 from dougong.metrics.retrieval import MeanReciprocalRank, Recall
 
@@ -40,12 +44,18 @@ class Config(FieldConfig):
 
     type: Literal["pairing"] = "pairing"
     dim: Count = 256  # E
+    interaction: Literal["pooled", "late"] = "pooled"  # one vector a side, or one for each of its positions
     pool: PoolKind = "mean"
     temperature: Annotated[float, Field(ge=COLDEST, le=WARMEST)] = 0.07
     learn_temperature: bool = True
     shared: Literal["auto"] | bool = "auto"  # one encoder, and one vocabulary, for both; auto: where both are alike
     asks: str | None = None
     loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        if self.interaction == "late" and self.pool != "mean":
+            expected = "none beside interaction: late, which pools nothing"
+            raise bad_field("pairing.pool", self.pool, expected, "remove it")
 
 
 def shares(config: Config, inputs: Mapping[str, Any], encoders: Mapping[str, Any]) -> bool:
@@ -71,6 +81,10 @@ def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
         if config.asks not in (None, *inputs):
             near = nearest(str(config.asks), list(inputs)) or next(iter(inputs))
             yield Problem(f"{key}.asks", config.asks, f"one of {', '.join(inputs)}", f"write asks: {near}")
+        if config.interaction == "late" and config.asks is None:
+            first = next(iter(inputs))
+            expected = f"one of {', '.join(inputs)} beside interaction: late, in which one side asks"
+            yield Problem(f"{key}.asks", None, expected, f"write asks: {first}")
         if config.shared is True and not _alike(inputs, whole.encoders):
             expected = f"false or auto, where {' and '.join(inputs)} differ in type, settings or encoder"
             yield Problem(f"{key}.shared", True, expected, "make them alike but for their column, or remove it")
@@ -116,9 +130,8 @@ class Codec:
         return pairs
 
     def answers(self, prediction: Columns) -> list[dict[str, Any]]:
-        """How near both sides lie: the cosine of their angle."""
-        near = (np.asarray(prediction["first"]) * np.asarray(prediction["second"])).sum(1)  # (N,)
-        return [{"value": float(value)} for value in near]
+        """How near both sides lie: the cosine of their angle, or the mean of those of what asks and its matches."""
+        return [{"value": float(value)} for value in np.asarray(prediction["near"])]
 
     def limits(self) -> dict[str, int]:
         return {}
@@ -136,9 +149,9 @@ def _is_hash(value: object) -> bool:
 
 
 class Head(nn.Module):
-    """Pooled features of either side -> a vector of length 1 in the space of both.
+    """Features of either side -> a vector of length 1 in the space of both; of a late interaction one for each position.
 
-    The features of both sides come below each other, (2B, T, D): first those of the first input, by name.
+    The features of both sides come below each other, (2B, T, D), in the order of the names that `between` tells.
     """
 
     AUTOREGRESSIVE: ClassVar[bool] = False
@@ -149,20 +162,45 @@ class Head(nn.Module):
         super().__init__()
         if loss.kind not in self.LOSSES:
             raise bad_field("train.loss", loss.kind, "auto for a pairing, whose loss is InfoNCE", "remove it")
-        self.pool = Pool(config.pool, width)
+        self.late, self.asks = config.interaction == "late", config.asks
+        self.pool = None if self.late else Pool(config.pool, width)
         self.linear = nn.Linear(width, config.dim, bias=False)
         self.begin = math.log(config.temperature)
         self.log_temperature = nn.Parameter(torch.empty(1), requires_grad=config.learn_temperature)
+        self.second_asks = False
+
+    def between(self, names: Sequence[str]) -> None:
+        """Hear which inputs the features are of, in their order."""
+        self.second_asks = self.asks == names[1]
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.log_temperature, self.begin)
 
-    def embed(self, features: Features) -> Tensor:
-        """(R, T, D) -> (R, E) float32 of length 1, whichever side the rows are of."""
-        return functional.normalize(self.linear(self.pool(features)).float(), dim=1)
+    def embed(self, features: Features, *, asks: bool) -> Tensor:
+        """(R, T, D) -> (R, E) float32 of length 1, whichever side the rows are of.
 
-    def sides(self, features: Features) -> tuple[Tensor, Tensor]:  # (2B, T, D) -> (B, E) twice
-        first, second = self.embed(features).chunk(2)
+        Of a late interaction (R, T, E), zeros where nothing is: of what is found each of length 1, of what asks each as
+        long as it counts.
+        """
+        if self.pool is not None:
+            return functional.normalize(self.linear(self.pool(features)).float(), dim=1)
+        longest = max(int(features.mask.sum(1).max()), 1) if bool(features.mask.any()) else 1
+        if longest < features.mask.shape[1]:  # both sides came as long as the longer one: most of a query is padding
+            features, _ = real_first(features)
+            features = Features(features.values[:, :longest], features.mask[:, :longest])
+        vectors = self.linear(features.values).float() * features.mask[..., None]  # (R, T, E)
+        return vectors if asks else functional.normalize(vectors, dim=2)
+
+    def sides(self, features: Features) -> tuple[Tensor, Tensor]:
+        """(2B, T, D) -> (B, E) twice, or (B, Q, E) and (B, T, E): in the order of the inputs."""
+        halves = (
+            Features(values, mask)
+            for values, mask in zip(features.values.chunk(2), features.mask.chunk(2), strict=True)
+        )
+        first, second = (
+            self.embed(half, asks=asks)
+            for half, asks in zip(halves, (not self.second_asks, self.second_asks), strict=True)
+        )
         return first, second
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
@@ -172,12 +210,41 @@ class Head(nn.Module):
         if self.training:  # within its bounds in place: a clamped value would have no gradient to come back by
             with torch.no_grad():
                 self.log_temperature.clamp_(math.log(COLDEST), math.log(WARMEST))
-        return info_nce_sum(*self.sides(features), self.log_temperature.exp(), batch[f"{name}.hashes"])
+        first, second = self.sides(features)
+        with torch.autocast(first.device.type, enabled=False):  # bf16 scores over a small temperature are noise
+            if self.late:
+                scores = late_scores(*((second, first) if self.second_asks else (first, second)))  # (B, B)
+            else:
+                scores = first @ second.T  # (B, B)
+        return info_nce_sum(scores, self.log_temperature.exp(), batch[f"{name}.hashes"])
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        """{"first", "second"}: (B, E) of length 1. `inference/predict.py` makes ranks of those of a whole split."""
+        """{"first", "second"}: as `sides`; {"near"}: (B,). `inference/predict.py` makes ranks of those of a whole split."""
         first, second = self.sides(features)
-        return {"first": first, "second": second}
+        if not self.late:
+            return {"first": first, "second": second, "near": (first * second).sum(1)}
+        asking, found = (second, first) if self.second_asks else (first, second)
+        near = [late_scores(asking[row : row + 1], found[row : row + 1])[0] for row in range(len(asking))]
+        return {"first": first, "second": second, "near": torch.cat([*near, asking.new_zeros(0)])}
+
+
+def late_scores(asking: Tensor, found: Tensor) -> Tensor:
+    """(N, Q, E) of any length, (P, T, E) of length 1 or 0 -> (N, P): how well each position that asks is matched.
+
+    A position counts by its length, and takes the cosine of the one that matches it best; what no position matches (none
+    with a cosine above 0) counts as nothing, so that the zeros which pad are not seen.
+    """
+    positions = asking.shape[1]
+    flat = found.flatten(0, 1)  # (P · T, E)
+    parts = []
+    for some in asking.split(max(1, SIMILARITIES // max(positions * len(flat), 1))):
+        products = (some.flatten(0, 1) @ flat.T).view(-1, positions, *found.shape[:2])  # (n, Q, P, T)
+        parts.append(products.max(3).values.clamp(min=0).sum(1))  # (n, P)
+    weight = asking.norm(dim=2).sum(1, keepdim=True)  # (N, 1)
+    return torch.cat(parts) / weight.clamp(min=1e-12)
+
+
+SIMILARITIES = 1 << 23  # of positions with positions, at once: 32 MB
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments

@@ -36,6 +36,8 @@ from dougong.data.tokenizers import (
 )
 from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
 from dougong.fields import FieldConfig, Whole, masked
+from dougong.layers.attention import Readers
+from dougong.layers.copying import Copier, Source, copied_shares, mixed
 from dougong.layers.features import Features, length_mask
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.layers.masking import hide
@@ -56,6 +58,7 @@ class Config(FieldConfig):
     ngrams: Annotated[int, Field(ge=1, le=16)] = (
         1  # an input's positions also tell which runs of 2 … n tokens end there
     )
+    rarity: bool = False  # an input's tokens count by how rare they are among the training rows, as its ngrams do
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     words: bool = False  # tell where each word begins: what an output that names this input's words sets
     places: bool = False  # tell where each token ends, and keep the text: what an output that quotes this input sets
@@ -67,6 +70,7 @@ class Config(FieldConfig):
     boundaries: bool = False  # without inputs: the documents in a window do not see one another
     tied: bool = True  # the head shares its matrix with the embedding
     shares: str | None = None  # an answer: the input with which it has one vocabulary, and one embedding
+    copy: bool = False  # beside shares: a token may also be taken from that input, where it stands there
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
     metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1"], ...] = (
@@ -90,6 +94,10 @@ class Config(FieldConfig):
             raise bad_field(
                 "text.runs", self.runs, "1 beside ngrams, which stand in place of tokens", "remove one of them"
             )
+        if self.rarity and self.ngrams > 1:
+            raise bad_field("text.rarity", True, "false beside ngrams, which always count so", "remove it")
+        if self.rarity and self.runs > 1:
+            raise bad_field("text.rarity", True, "false beside runs", "remove one of them")
         if self.runs > 1 and self.boundaries:
             expected = "1 beside boundaries, across which runs would reach"
             raise bad_field("text.runs", self.runs, expected, "remove one of them")
@@ -101,7 +109,7 @@ class Config(FieldConfig):
             raise bad_field("text.transform", True, expected, "write objective: masked, or remove it")
 
 
-ONLY_IN = ("ngrams", "token_dropout")
+ONLY_IN = ("ngrams", "rarity", "token_dropout")
 ONLY_OUT = (
     "objective",
     "mask_share",
@@ -109,6 +117,7 @@ ONLY_OUT = (
     "boundaries",
     "tied",
     "shares",
+    "copy",
     "metrics",
     "bleu_tokenize",
     "beams",
@@ -130,6 +139,10 @@ def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
         yield Problem(f"{key}.objective", "masked", expected, "remove it, or the inputs")
     if whole.inputs and config.boundaries:
         yield Problem(f"{key}.boundaries", True, "false beside inputs: each row is read by itself", "remove it")
+    if config.copy and config.shares is None:
+        expected = "true beside shares: what is copied is a token of both vocabularies"
+        fix = f"write shares: {next(iter(whole.inputs), 'INPUT')}, or remove it"
+        yield Problem(f"{key}.copy", True, expected, fix)
     if config.shares is not None:
         yield from _shared(key, config, whole)
 
@@ -146,10 +159,9 @@ def _shared(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
             expected = f"an input with the same {setting}, and {of} has {dump(theirs)}"
             fix = f"write {setting} alike in inputs.{of} and {key}, or remove it"
             yield Problem(f"{key}.shares", of, expected, fix)
-    if whole.inputs[of].ngrams > 1:
-        yield Problem(
-            f"{key}.shares", of, "an input that embeds its tokens, not their ngrams", "remove it, or the ngrams"
-        )
+    if whole.inputs[of].ngrams > 1 or whole.inputs[of].rarity:
+        expected = "an input that embeds its tokens, not their ngrams, and without rarity"
+        yield Problem(f"{key}.shares", of, expected, f"remove it, or ngrams and rarity of {of}")
     if of in whole.encoders:
         expected = "an input without an encoder of its own, which may have another width"
         yield Problem(f"{key}.shares", of, expected, f"remove it, or inputs.{of}.encoder")
@@ -319,8 +331,9 @@ class Encoder(nn.Module):
         self.positions: int | None = None
         self.end = codec.end
         self.token_dropout = config.token_dropout
-        self.embedding = nn.Embedding(codec.vocab_size, width) if config.ngrams == 1 else None
-        self.grams = Grams(config.ngrams, width) if config.ngrams > 1 else None
+        hashed = config.ngrams > 1 or config.rarity
+        self.embedding = None if hashed else nn.Embedding(codec.vocab_size, width)
+        self.grams = Grams(config.ngrams, width) if hashed else None
         self.runs = Runs(config.runs, width) if config.runs > 1 else None
 
     def reset_parameters(self) -> None:
@@ -501,6 +514,10 @@ class Head(nn.Module):
         self.looks_back = config.runs  # tokens that it takes to embed the last that was written
         self.transform = Transform(width) if config.transform else nn.Identity()
         self.projection = Projection(width, codec.vocab_size, bias=config.transform)
+        self.copier = Copier(width) if config.copy else None
+        if config.copy and loss.label_smoothing:
+            expected = "0 beside copy, which knows what may come next"
+            raise bad_field("train.loss.label_smoothing", loss.label_smoothing, expected, "remove one of the two")
 
     def tie(self, encoder: Encoder) -> None:
         """Share the embedding's matrix, where the widths agree and the recipe says so."""
@@ -514,6 +531,9 @@ class Head(nn.Module):
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
         """The sum of nats over the tokens that are to be told."""
         told = self.told(features, batch, name)
+        if self.copier is not None:
+            logits = self.logits(features.values[told])  # (n, V): of all targets at once
+            return self.copied(logits.log_softmax(-1), features, batch, name).sum()
         return linear_cross_entropy_sum(
             self.transform(features.values[told]),
             self.projection.weight,
@@ -525,8 +545,26 @@ class Head(nn.Module):
     def told(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:  # (B, T) bool
         return batch[f"{name}.hidden"] if self.masked else features.mask
 
-    def logits(self, values: Tensor) -> Tensor:  # (..., D) -> (..., V), for generation
-        return self.projection(self.transform(values)).float()
+    def logits(self, values: Tensor, source: Source | None = None, readers: Readers | None = None) -> Tensor:
+        """(..., D) -> (..., V), for generation; with a source, of which `readers` says who reads what, (R, D) -> (R, V)."""
+        logits = self.projection(self.transform(values)).float()
+        if source is None or self.copier is None:
+            return logits
+        return self.copier.log_probabilities(values, logits, source, readers)
+
+    def source(self, features: Features, batch: dict[str, Tensor]) -> Source:
+        """What is copied from."""
+        assert self.copier is not None
+        assert features.source is not None
+        return self.copier.source(features.source, batch[f"{self.config.shares}.tokens"])
+
+    def copied(self, written: Tensor, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
+        """(n,) nats of the targets that are told, each written or copied; `written` (n, V): logarithms of the one way."""
+        assert self.copier is not None
+        told, targets, source = self.told(features, batch, name), batch[f"{name}.tokens"], self.source(features, batch)
+        shares, gate = self.copier(features.values, source)  # (B, T, S), (B, T)
+        copied = copied_shares(shares, source.tokens, targets)[told]  # (n,)
+        return -mixed(written.gather(1, targets[told][:, None])[:, 0], copied, gate[told])
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """{"nats", "told"}, (B, T) each: what each token cost, 0 where it was not to be told; and which were.
@@ -535,6 +573,10 @@ class Head(nn.Module):
         """
         tokens, told = batch[f"{name}.tokens"], self.told(features, batch, name)  # (B, T)
         nats = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+        if self.copier is not None:
+            logs = self.logits(features.values[told]).log_softmax(-1)  # (n, V)
+            nats[told] = self.copied(logs, features, batch, name)
+            return {"nats": nats, "told": told}
         costs, hits = [], []
         for rows, targets in zip(features.values[told].split(4096), tokens[told].split(4096), strict=True):
             logits = self.logits(rows)  # (n, V)

@@ -19,7 +19,7 @@ from dougong.data.loader import Plan, WindowPlan, once
 from dougong.data.windows import Windows
 from dougong.fields import Field
 from dougong.inference import generate
-from dougong.inference.neighbours import ranks
+from dougong.inference.neighbours import ranks, together
 from dougong.metrics.writing import text_column, texts
 from dougong.model import Batch, Model
 
@@ -177,17 +177,17 @@ def _searched(answers: Iterator[Answer], inputs: list[str], paired: Field) -> It
     second: list[np.ndarray] = []
     kept: list[Predicted] = []  # of each batch all but the ranks
     for answer in answers:
-        first.append(np.asarray(answer.outputs[name]["first"]))  # (B, E)
+        first.append(np.asarray(answer.outputs[name]["first"]))  # (B, E), or (B, T, E) of a late interaction
         second.append(np.asarray(answer.outputs[name]["second"]))
         targets = {name: _columns(answer.batch, name)}
         kept.append(Predicted(answer.batch["row"].numpy(), {}, targets, answer.losses))
     if not kept:
         return
-    sides = np.concatenate(first), np.concatenate(second)
-    if not all(np.isfinite(side).all() for side in sides):
+    if not all(np.isfinite(part).all() for part in (*first, *second)):
         raise Diverged(
             f"outputs.{name}: the model gives vectors that are not finite. Fix: train anew, with a lower lr."
         )
+    sides = together(first), together(second)
     hashes = np.concatenate([np.asarray(each.targets[name]["hashes"]) for each in kept])  # (N, 2)
     asking = [index for index in (0, 1) if paired.config.asks in (None, inputs[index])]
     rank = np.stack([ranks(sides[i], sides[1 - i], hashes[:, [i, 1 - i]]) for i in asking], axis=1)  # (N, R)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dougong.inference.constraints import Constraint
+from dougong.layers.attention import Readers
 from dougong.layers.features import Features
 from dougong.model import Batch, Model
 
@@ -43,12 +44,16 @@ class Writer:
         dtype = next(model.parameters()).dtype
         self.cache = model.backbone.new_cache(len(self.known), start + self.most, self.device, dtype)
         features = model.read(arrived, self.embed(self.known), self.cache)
+        head: Any = self.model.head(self.field)
+        self.source = head.source(features, rows) if features.source is not None else None  # what is copied from,
+        self.readers: Readers | None = None  # held once for each text, and who reads it
         last = features.mask.sum(1) - 1  # (B,)
         self.read(features.values[torch.arange(len(last), device=self.device), last])
 
     def read(self, values: Tensor) -> None:  # (B, D)
         head: Any = self.model.head(self.field)
-        self.logits: Tensor = head.logits(values).float()  # (B, V)
+        copying = () if self.source is None else (self.source, self.readers)
+        self.logits: Tensor = head.logits(values, *copying).float()  # (B, V)
 
     def restrict(self, scores: Tensor) -> Tensor:  # (B, V)
         """The scores of tokens that may come next, minus infinity for the others."""
@@ -67,6 +72,10 @@ class Writer:
         """Go on with these rows, which may repeat."""
         index = torch.tensor(rows, device=self.device)
         self.cache.choose(index)
+        if self.source is not None:
+            readers = self.readers or Readers.one_each(len(self.source.mask), self.device)
+            self.readers, texts = readers.choose(index)
+            self.source = self.source if texts is None else self.source[texts]
         self.logits = self.logits[index]
         self.known = [list(self.known[row]) for row in rows]
         self.places = [self.places[row] for row in rows] if self.constraint else []

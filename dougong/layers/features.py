@@ -19,6 +19,7 @@ class Features:
     `auxiliary` is a loss that a backbone adds for its own balance (mixture of experts), already a mean over positions.
     `segments` says which of several sequences in one row a position belongs to, if they must not see one another.
     `finer` are the features of a backbone's earlier stages, of higher resolution and of widths of their own, finest first.
+    `source` comes with what is written by an output that copies: the features of the input that it copies from.
     """
 
     values: Tensor  # (B, T, D) float
@@ -28,6 +29,7 @@ class Features:
     places: Tensor | None = None  # (B, W) int64: the position of each word or token that an output names, -1: not read
     segments: Tensor | None = None  # (B, T) int64, the same number for what lies together
     finer: tuple[Features, ...] = ()
+    source: Features | None = None  # of what is written: the features of the input that it may copy from
 
     def mean(self) -> Tensor:
         """The mean over real positions, (B, D)."""

@@ -124,14 +124,13 @@ def huber_sum(predicted: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     return functional.huber_loss(_wide(predicted), _wide(targets), reduction="sum", delta=delta)
 
 
-def info_nce_sum(first: Tensor, second: Tensor, temperature: Tensor, hashes: Tensor) -> Tensor:
-    """Nats over all rows, both ways: (B, E) of length 1 twice, (B, 2) hashes of what they are of; the mean of both ways.
+def info_nce_sum(scores: Tensor, temperature: Tensor, hashes: Tensor) -> Tensor:
+    """Nats over all rows, both ways: (B, B) float32 scores of each with each, (B, 2) hashes of what they are of.
 
-    van den Oord et al. 2018; symmetric as in CLIP. Rows of which either side is equal are no opposites of each other: a
-    row's copy would have to be pushed away from where it must go.
+    van den Oord et al. 2018; the mean of both ways, as in CLIP. Rows of which either side is equal are no opposites of
+    each other: a row's copy would have to be pushed away from where it must go.
     """
-    with torch.autocast(first.device.type, enabled=False):  # bf16 scores over a small temperature are noise
-        logits = first @ second.T / temperature  # (B, B)
+    logits = scores / temperature  # (B, B)
     equal = (hashes[:, None] == hashes[None]).any(2).fill_diagonal_(False)  # (B, B)
     logits = logits.masked_fill(equal, -torch.inf)
     own = torch.arange(len(logits), device=logits.device)

@@ -138,9 +138,10 @@ def _is_matrix(module: nn.Module, parameter: Tensor) -> bool:
 
 
 def _hidden(model: nn.Module) -> set[Tensor]:
-    """The trainable matrices of the backbones; all matrices of a model that names none."""
+    """The trainable matrices of the backbones, and of what says HIDDEN; all matrices of a model that names no backbones."""
     backbones: list[nn.Module] = getattr(model, "backbones", [model])
-    inside = {parameter for backbone in backbones for parameter in backbone.parameters()}
+    others = [module for module in model.modules() if getattr(module, "HIDDEN", False)]
+    inside = {parameter for part in (*backbones, *others) for parameter in part.parameters()}
     return {
         weight
         for _, module, weight in _parameters(model)

@@ -20,6 +20,7 @@ from dougong.data.duplicates import value_hashes
 from dougong.evaluation.summary import headline
 from dougong.fields import pairing
 from dougong.fields.pairing import Config, Head
+from dougong.inference import neighbours
 from dougong.inference.predict import predictions
 from dougong.layers.features import Features
 from dougong.layers.losses import Loss
@@ -56,6 +57,14 @@ def mistakes(**more: Any) -> str:
         ({"outputs": {"match": "pairing", "c": "number"}}, ("outputs.match", "only output", "two models")),
         ({"outputs": {"match": {"type": "pairing", "column": "x"}}}, ("outputs.match.column", "'x'", "no column")),
         ({"outputs": {"match": {"type": "pairing", "asks": "aa"}}}, ("outputs.match.asks", "'aa'", "one of a, b", "asks: a")),
+        (
+            {"outputs": {"match": {"type": "pairing", "interaction": "late"}}},
+            ("outputs.match.asks", "null", "one of a, b beside interaction: late", "write asks: a"),
+        ),
+        (
+            {"outputs": {"match": {"type": "pairing", "interaction": "late", "asks": "a", "pool": "max"}}},
+            ("outputs.match", "pool", "'max'", "none beside interaction: late", "remove it"),
+        ),
         ({"outputs": {"match": {"type": "pairing", "temperature": 3}}}, ("outputs.match.temperature", "3")),
         ({"inputs": {"a": BYTES, "b": "match", "match": "pairing"}}, ("inputs.match.type", "pairing only comes out")),
         (
@@ -190,11 +199,49 @@ def test_embeddings_have_length_one_and_the_answer_is_their_cosine() -> None:
     assert [answer["value"] for answer in answers] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [1, 1 << 23])
+@pytest.mark.parametrize("names", [["a", "b"], ["b", "a"]])
+def test_a_late_interaction_is_the_mean_of_the_best_matches(
+    names: list[str], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairing, "SIMILARITIES", at_once)
+    head = head_of(interaction="late", asks="a")
+    head.between(names)
+    mask = torch.rand(10, 7) < 0.6  # (2B, T): padding stands anywhere
+    mask[[0, 6]] = False  # a row that says nothing
+    values = torch.randn(10, 7, 6)
+    scores, (first, second) = torch.zeros(5, 5), ((values[:5], mask[:5]), (values[5:], mask[5:]))
+    asking, found = (first, second) if names[0] == "a" else (second, first)
+    for row, column in np.ndindex(5, 5):
+        counts = 0.0
+        for asked in head.linear(asking[0][row][asking[1][row]]):
+            matches = [
+                float(torch.cosine_similarity(asked, each, dim=0))
+                for each in head.linear(found[0][column][found[1][column]])
+            ]
+            scores[row, column] += float(asked.norm()) * max([0.0, *matches])
+            counts += float(asked.norm())
+        scores[row, column] /= max(counts, 1e-12)
+    features = Features(values, mask)
+    said = head.predict(features, {}, "m")
+    torch.testing.assert_close(said["near"], scores.diagonal())
+    sides = [said["first"], said["second"]] if names[0] == "a" else [said["second"], said["first"]]
+    torch.testing.assert_close(pairing.late_scores(*sides), scores)
+    numpy = neighbours.together([sides[0].detach().numpy()]), neighbours.together([sides[1].detach().numpy()])
+    ((_, at_search),) = neighbours._scores(*numpy)
+    torch.testing.assert_close(torch.from_numpy(at_search), scores)
+    loss = head.loss(features, {"m.hashes": torch.arange(10).reshape(5, 2)}, "m")
+    loss.backward()
+    assert head.linear.weight.grad is not None
+    assert head.linear.weight.grad.isfinite().all()
+
+
 # ---------------------------------------------------------------------------------------------------------- measured
 
 
-def test_the_ranks_of_a_split_are_those_of_brute_force_whatever_the_batches() -> None:
-    trained = run("pairs")
+@pytest.mark.parametrize("name", ["pairs", "pairs-late"])
+def test_the_ranks_of_a_split_are_those_of_brute_force_whatever_the_batches(name: str) -> None:
+    trained = run(name)
     split = trained.prepared.split("train")
     found: dict[int, int] = {}
     for size in (7, 64):
@@ -220,7 +267,10 @@ def test_the_ranks_of_a_split_are_those_of_brute_force_whatever_the_batches() ->
             for text in texts["text"][:12]
         ]
     )  # fmt: skip
-    expected = [1 + int((row > row[index] + 1e-6).sum()) for index, row in enumerate(scores)]
+    replies, rivals = np.array(texts["reply"]), scores.copy()
+    for index, row in enumerate(rivals):
+        row[replies == replies[index]] = -1  # a copy of what is right is no rival; what is as near as it goes before it
+    expected = [1 + len(set(replies[row >= scores[index, index] - 1e-6])) for index, row in enumerate(rivals)]
     assert [found[row] for row in range(12)] == expected
 
 
@@ -265,7 +315,7 @@ def test_without_asks_each_side_searches_for_the_other() -> None:
 def test_vectors_that_are_not_finite_have_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = run("pairs")
     plan = assembly.plan_of(trained.recipe, trained.prepared.split("test"), trained.inputs, trained.outputs)
-    monkeypatch.setattr(Head, "embed", lambda self, features: torch.full((len(features.mask), 4), math.nan))
+    monkeypatch.setattr(Head, "embed", lambda self, features, asks: torch.full((len(features.mask), 4), math.nan))
     with pytest.raises(Diverged) as caught:
         list(predictions(trained.model, plan, trained.autocast))
     check_clear(str(caught.value), "outputs.match", "not finite")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +327,30 @@ def test_runs_stand_beside_tokens_and_not_beside_what_stands_in_their_place() ->
     assert str(problems[0]) == (
         "inputs.x.runs = 3: expected 1 beside ngrams, which stand in place of tokens. Fix: remove one of them."
     )
+
+
+def test_tokens_count_by_how_rare_they_are_where_the_recipe_says_so() -> None:
+    config = config_of("byte", rarity=True)
+    codec = Codec.fit(config, LINES)
+    encoder = Encoder(config, codec, 8, 1)
+    initialize(encoder, 0)
+    tokens, lengths = torch.tensor([[5, 6], [5, 7], [5, 8]]), torch.tensor([2, 2, 2])
+    batch = {"x.tokens": tokens, "x.tokens.length": lengths}
+    encoder.train()(batch, "x")
+    values = encoder.eval()(batch, "x").values
+    assert not values[:, 0].any()  # it stands in every row
+    bucket = hashed_runs(tokens, 1, text.Grams.BUCKETS)[0, 1, 1]
+    assert encoder.grams is not None
+    torch.testing.assert_close(values[1, 1], encoder.grams.embedding.weight[bucket] * math.log(4 / 2))
+    for more, said in (({"ngrams": 2}, "false beside ngrams"), ({"runs": 2}, "false beside runs")):
+        _, problems = read(Config, {"rarity": True, **more}, "inputs.x")
+        assert said in str(problems[0])
+
+
+def test_a_smoothed_loss_is_refused_beside_copying() -> None:
+    config = dataclasses.replace(config_of("byte"), shares="x", copy=True)
+    with pytest.raises(ValueError, match=r"train\.loss\.label_smoothing = 0\.1: expected 0 beside copy"):
+        Head(config, Codec.fit(config, LINES), 8, Loss(label_smoothing=0.1))
 
 
 def test_runs_of_a_written_text_tell_what_stands_before_and_nothing_of_what_comes() -> None:

@@ -11,7 +11,10 @@ from dougong.inference.generate import Config, write
 from dougong.model import Model
 from tests.small_runs import run
 
-ANSWERING = ["replies", "replies-recurrent", "replies-encoder-decoder", "replies-recurrent-encoder-decoder"]
+ANSWERING = [
+    "replies", "replies-recurrent", "replies-encoder-decoder", "replies-recurrent-encoder-decoder", "replies-copied",
+    "replies-copied-decoder",
+]  # fmt: skip
 
 
 def rows_of(name: str, count: int) -> tuple[Model, Any]:

@@ -62,3 +62,40 @@ def test_the_nearest_equal_a_full_sort_and_equals_come_in_the_order_of_the_corpu
         expected = sorted(range(40), key=lambda index: (-product[index], index))[:top]
         assert rows[row].tolist() == expected
         np.testing.assert_allclose(scores[row], product[expected], rtol=1e-6)
+
+
+def bags(rng: np.random.Generator, rows: int, longest: int) -> np.ndarray:
+    """(n, T, E) of a few different vectors, zeros where a row has fewer; some rows have none."""
+    table = vectors(rng, 9)
+    found = table[rng.integers(0, 9, (rows, longest))]
+    found[np.arange(longest) >= rng.integers(0, longest + 1, rows)[:, None]] = 0
+    return found
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 1 << 23])
+@pytest.mark.parametrize("seed", range(3))
+def test_bags_of_vectors_are_searched_as_by_brute_force(
+    seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "SCORES", at_once)
+    rng = np.random.default_rng(seed)
+    asking, found = bags(rng, 12, 4) * rng.random((12, 4, 1), dtype=np.float32), bags(rng, 30, 6)
+    counts = np.maximum(np.linalg.norm(asking, axis=2).sum(1), 1e-12)
+    expected = np.maximum(np.einsum("nqe,pte->nqpt", asking, found).max(3), 0).sum(1) / counts[:, None]
+    halves = neighbours.together([found[:11], np.pad(found[11:], [(0, 0), (0, 3), (0, 0)])])
+    assert isinstance(halves, neighbours.Bags)
+    assert len(halves.vectors) <= 9  # each different one once
+    rows, scores = neighbours.nearest(neighbours.together([asking]), halves, 5)
+    np.testing.assert_allclose(scores, np.sort(expected, axis=1)[:, ::-1][:, :5], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(expected, rows, axis=1), scores, atol=1e-6)
+    hashes = np.arange(24).reshape(12, 2)
+    pool = neighbours.together([found[:12]])
+    own = expected[:, :12].diagonal()
+    place = [1 + int((np.delete(row[:12], index) >= own[index] - 1e-7).sum()) for index, row in enumerate(expected)]
+    assert neighbours.ranks(neighbours.together([asking]), pool, hashes).tolist() == place
+
+
+def test_bags_without_any_vector_match_nothing() -> None:
+    empty = neighbours.together([np.zeros((3, 2, 4), dtype=np.float32)])
+    assert neighbours.nearest(empty, empty, 2)[1].tolist() == [[0, 0]] * 3
+    assert len(neighbours.together([])) == 0

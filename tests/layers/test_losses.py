@@ -166,7 +166,7 @@ def test_info_nce_is_the_loss_of_clip() -> None:
     temperature = torch.tensor([0.1])
     hashes = torch.arange(12).reshape(6, 2)
     expected = image_text_contrastive_loss((second @ first.T) / temperature)
-    torch.testing.assert_close(losses.info_nce_sum(first, second, temperature, hashes) / 6, expected)
+    torch.testing.assert_close(losses.info_nce_sum(first @ second.T, temperature, hashes) / 6, expected)
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -175,7 +175,7 @@ def test_rows_with_an_equal_side_are_no_opposites_of_each_other(side: int) -> No
     first, second = (functional.normalize(torch.randn(4, 3, generator=generator), dim=1) for _ in range(2))
     hashes = torch.arange(8).reshape(4, 2)
     hashes[2, side] = hashes[0, side]
-    loss = losses.info_nce_sum(first, second, torch.tensor([0.2]), hashes)
+    loss = losses.info_nce_sum(first @ second.T, torch.tensor([0.2]), hashes)
     logits = first @ second.T / 0.2
     expected = torch.tensor(0.0)
     for scores in (logits, logits.T):
@@ -187,7 +187,7 @@ def test_rows_with_an_equal_side_are_no_opposites_of_each_other(side: int) -> No
 
 def test_a_batch_of_copies_has_nothing_to_tell_apart_and_no_nan() -> None:
     first = torch.ones(3, 2, requires_grad=True)
-    loss = losses.info_nce_sum(first, first, torch.tensor([0.1]), torch.ones(3, 2, dtype=torch.int64))
+    loss = losses.info_nce_sum(first @ first.T, torch.tensor([0.1]), torch.ones(3, 2, dtype=torch.int64))
     loss.backward()
     assert loss.item() == 0
     assert first.grad is not None

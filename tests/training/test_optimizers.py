@@ -137,6 +137,16 @@ def test_muon_takes_the_matrices_of_every_backbone_of_a_model(layout: Any) -> No
     assert set(group["params"]) == wanted
 
 
+def test_muon_takes_the_matrices_that_copying_puts_between_features() -> None:
+    config = transformer.Config(width=16, layers=1, heads=2, layout="encoder-decoder")
+    source = Field("source", text.Config(max_length=8), Ids())
+    target = Field("target", text.Config(max_length=8, shares="source", copy=True), Ids())
+    model = models.build([source], [target], config, encoders={}, loss=Loss(), seed=0, device=torch.device("cpu"))
+    (group,) = [group for group in build(Muon(), model).param_groups if group["method"] == "muon"]
+    copier = model.head(target).copier
+    assert {copier.query.weight, copier.key.weight} <= set(group["params"])
+
+
 class Ids:
     """A codec of which only the numbers are asked for."""
 
