@@ -4,8 +4,9 @@ A loop, and not `Seq2SeqTrainer`, since that cuts batches by rows and ends after
 length as fit into the recipe's tokens, and rate and end go by the clock, as dougong's do. All else is what serves the peer: one
 byte-pair vocabulary of both languages, of as many tokens as dougong's two, with one embedding for encoder, decoder and head (as
 Marian has it, Junczys-Dowmunt et al. 2018), scaled up by √D; weights drawn with a deviation of 0.02, its own default, and a long
-warm-up, without which norms after each sum do not train (Xiong et al. 2020); AdamW; no dropout of attention weights (its own default); bf16 where a step of it is the faster one; the best of the
-weights by the loss of the validation rows; fp32 while it translates. While it is validated the clock stands.
+warm-up, without which norms after each sum do not train (Xiong et al. 2020); AdamW; no dropout of attention weights (its own
+default); bf16 where a step of it is the faster one; the best of the weights by the loss of the validation rows; fp32 while it
+translates. While it is validated the clock stands.
 """
 
 # N rows, B batch, S tokens of English, T of the other language, D width, V vocabulary

@@ -79,5 +79,5 @@ def copied_shares(shares: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 def mixed(written: Tensor, copied: Tensor, gate: Tensor) -> Tensor:
-    """The logarithm of a mixture, of the logarithm of its one part, of its other part, and of the logit of the other."""
+    """The logarithm of a mixture: of what is written, as a logarithm, and of what is copied; `gate` is the logit of the latter."""
     return torch.logaddexp(logsigmoid(-gate) + written, logsigmoid(gate) + copied.clamp(min=LEAST).log())
