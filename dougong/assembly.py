@@ -14,10 +14,12 @@ from dougong import model as models
 from dougong.core.devices import pick_device
 from dougong.core.errors import ArtefactError
 from dougong.data import prepare
+from dougong.data.columns import Ragged, positions_of
 from dougong.data.loader import Loader, Plan, RowPlan, WindowPlan
 from dougong.data.shards import Split
 from dougong.data.windows import Rows, Windows
 from dougong.fields import Field
+from dougong.layers import ctc
 from dougong.model import Model
 from dougong.recipe import Recipe
 
@@ -127,6 +129,31 @@ def plan_of(
         shuffle=shuffle,
         most=most,
     )
+
+
+def without_path(split: Split, inputs: Sequence[Field], outputs: Sequence[Field]) -> dict[str, int]:
+    """Rows whose inputs make fewer positions than an aligned text (CTC) takes, by output: no path spells it.
+
+    Nothing is said of inputs that are no sequences: how many positions they make, only their encoders know.
+    """
+    limits, strides = limits_of(inputs), strides_of(inputs)
+    if not all(any(name.startswith(f"{field.name}.") for name in limits) for field in inputs):
+        return {}
+    counts: dict[str, int] = {}
+    for field in (field for field in outputs if fields.aligned(field.config)):
+        counts[field.name] = 0
+        for shard in split.shards:
+            texts, sequences = shard[f"{field.name}.tokens"], {name: shard[name] for name in limits}
+            assert isinstance(texts, Ragged)
+            positions = sum(
+                positions_of(np.minimum(column.lengths, limits[name]), strides.get(name, 1))
+                for name, column in sequences.items()
+                if isinstance(column, Ragged)
+            )
+            tokens = texts.values[texts.offsets[0] : texts.offsets[-1]]
+            takes = ctc.needed(tokens, texts.offsets - texts.offsets[0]) - 1  # all but the token that closes it
+            counts[field.name] += int((takes > positions).sum())
+    return counts
 
 
 def windows_of(source: Rows, inputs: Sequence[Field], quoting: Field, most: int | None = None) -> Windows:

@@ -26,10 +26,11 @@ from dougong.data import prepare as preparation
 from dougong.data.conversations import Message
 from dougong.data.report import DataReport
 from dougong.data.rows import SPLITS, beside
+from dougong.data.shards import Split
 from dougong.evaluation import comparison, measure, settling, summary
 from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
-from dougong.fields import metrics_of
+from dougong.fields import Field, metrics_of
 from dougong.inference import generate as generation
 from dougong.run import Run
 from dougong.training import routes
@@ -127,6 +128,7 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
         settling.check_needs_no_rows(recipe.outputs)
     model = assembly.build(recipe, inputs, outputs)
     begun = None if parent is None else runs.begin_with(model, parent)
+    _tell_of_lost_rows(prepared.split("train"), inputs, outputs, say)
     run_folder.begin(folder, recipe, prepared, inputs, outputs)
     loader = assembly.loader_of(recipe, prepared.split("train"), inputs, outputs)
     say(summary.headline(recipe, model, prepared, loader))
@@ -163,6 +165,17 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
         told = ", ".join(f"{name} {weight:.3g}" for name, weight in learnt.items())
         say(f"weights of the losses, as they were learnt: {told}")
     return runs.finish(folder, recipe, model, receipt)
+
+
+def _tell_of_lost_rows(split: Split, inputs: list[Field], outputs: list[Field], say: Say) -> None:
+    """Say how many training rows an aligned output cannot learn from; DataError where these are all."""
+    for name, rows in assembly.without_path(split, inputs, outputs).items():
+        told = f"outputs.{name}: {rows:,} of {split.rows:,} training rows have more tokens than positions to spell them along"
+        fix = "a smaller subsample of the sound, or a tokenizer with longer tokens"
+        if rows == split.rows:
+            raise DataError(f"{told}. Fix: use {fix}.")
+        if rows:
+            say(f"{told}, and teach nothing; {fix} would take them in.")
 
 
 def evaluate(run: Run | str | Path, *, split: str | None = None, data: str | Path | None = None) -> Measured:

@@ -375,6 +375,11 @@ class Reader:
             if getattr(config, "divided", False) and not (clips and alone):
                 fix = "remove it, or give the clip an encoder of its own that divides"
                 self.wrong(f"{key}.divided", True, "false where no clip is read by itself", fix)
+        ways = {"model": model, **{f"inputs.{name}.encoder": each for name, each in encoders.items()}}
+        for name, key in ((name, key) for name, config in outputs.items() if fields.aligned(config) for key in ways):
+            if ways[key] is not None and not backbones.load(ways[key].kind).Backbone.PLACES:
+                expected = f"a backbone that keeps the places of what goes in, along which {name!r} is spelled"
+                self.wrong(f"{key}.kind", ways[key].kind, expected, "write kind: conformer")
         if written and (lacks := unfit(written[0], outputs[written[0]], model.kind)):
             self.wrong("model.kind", model.kind, *lacks)
         elif any(fields.bounded(config) for config in outputs.values()) and not keeps_apart(model):
@@ -524,6 +529,8 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
         return only, "small"
     if any(fields.head_of(config).AUTOREGRESSIVE for config in outputs.values()):
         return "transformer", "small"
+    if prefers := next(filter(None, (getattr(fields.load(name), "PREFERS", None) for name in sorted(types))), None):
+        return prefers, "small"
     if any(map(fields.has_grid, inputs.values())):
         return "convnet" if len(
             inputs

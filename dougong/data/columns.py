@@ -69,6 +69,11 @@ def cut(codec: Any, columns: Columns) -> dict[str, int]:
     }
 
 
+def positions_of(lengths: np.ndarray, stride: int) -> np.ndarray:
+    """Positions that rows of so many values make, where each `stride` of them begins one (see `Codec.strides`)."""
+    return lengths if stride == 1 else lengths // stride + 1
+
+
 def concatenated(pieces: Sequence[Column]) -> Column:
     """One column of the rows of several of one kind, of which there is at least one."""
     ragged = [piece for piece in pieces if isinstance(piece, Ragged)]

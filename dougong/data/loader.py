@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dougong.core.errors import DougongError, MachineError, shown
-from dougong.data.columns import Columns
+from dougong.data.columns import Columns, positions_of
 from dougong.data.ordering import key_of, permuted
 from dougong.data.shards import Split, Stream
 from dougong.data.windows import Windows
@@ -126,7 +126,7 @@ class RowPlan:
     def _lengths(self, rows: np.ndarray) -> np.ndarray:
         """(n, F): positions of each row that each ragged column makes, as far as a batch takes them."""
         lengths = [
-            -(-np.minimum(self.split.lengths(name)[rows], limit) // self.strides.get(name, 1))
+            positions_of(np.minimum(self.split.lengths(name)[rows], limit), self.strides.get(name, 1))
             for name, limit in self.limits.items()
         ]
         return np.stack(lengths, axis=1) if lengths else np.ones((len(rows), 1), dtype=np.int64)

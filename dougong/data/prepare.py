@@ -38,6 +38,8 @@ PACKAGES = (
     "py3langid",
     "pyarrow",
     "sentencepiece",
+    "soundfile",
+    "soxr",
     "tokenizers",
 )  # whose other version may read or cut otherwise
 ABANDONED = 7 * 24 * 3600  # seconds after which a preparation that did not end will not be gone on with

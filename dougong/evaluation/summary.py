@@ -172,7 +172,7 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         ]
     return [
         {
-            "input": _lines(row),
+            "input": _lines({field.column: shown(field, row[field.column]) for field in run.inputs}),
             "prediction": _lines({name: said["value"] for name, said in answer.items()}),
             "target": _lines(target),
             "right": None
@@ -303,6 +303,11 @@ def _vectors(run: Run, field: Field, split: Split, rows: int) -> Vectors:  # of 
 def _spoken(golden: dict[str, Any]) -> dict[str, str]:
     said = [f"{message['role']}: {message['content']}\n" for message in golden["messages"]]
     return {"prompt": "".join([*said, "assistant: "]), "text": golden["reply"]}
+
+
+def shown(field: Field, value: Any) -> Any:
+    """A decoded value, or what its codec says of one that is no text."""
+    return field.codec.shown(value) if hasattr(field.codec, "shown") else value
 
 
 def _lines(values: dict[str, Any]) -> str:

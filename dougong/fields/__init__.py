@@ -21,6 +21,7 @@ Each file offers
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)
     AXES        how many axes the grid of the Encoder's features has           (only where there is one)
+    PREFERS     the kind of backbone that reads such an input best         (only where the recipe should choose it by itself)
     files       config -> paths of the files that it names                 (only where there are some)
     OF          the type of input whose words or places an output names; its Config has `of`, its Codec `check`
                 value, text -> the value as it is told of that text (or picture)   (only where it does, as NAMES)

@@ -35,7 +35,7 @@ from dougong.data.tokenizers import (
     TokenizerConfig,
 )
 from dougong.data.words import GPT2_WORDS, Words, WordTokens, ragged, word_places
-from dougong.fields import FieldConfig, Whole, masked
+from dougong.fields import FieldConfig, Whole, _ctc, aligned, masked
 from dougong.layers.attention import Readers
 from dougong.layers.copying import Copier, Source, copied_shares, mixed
 from dougong.layers.features import Features, length_mask
@@ -44,7 +44,10 @@ from dougong.layers.masking import hide
 from dougong.layers.norms import LayerNorm
 from dougong.metrics.language import BitsPerByte, MaskedAccuracy, MaskedPerplexity, Perplexity, TokenLoss
 from dougong.metrics.metric import Metric
-from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1, text_column
+from dougong.metrics.transcripts import CharacterErrorRate, WordErrorRate
+from dougong.metrics.writing import BLEU, CHRF, ExactMatch, RougeL, WordF1, text_column, texts
+
+WHOLE = 1 << 40  # tokens: as many as there are
 
 
 @config
@@ -62,7 +65,9 @@ class Config(FieldConfig):
     token_dropout: Fraction = 0.0  # share of an input's positions hidden in training, against learning by heart
     words: bool = False  # tell where each word begins: what an output that names this input's words sets
     places: bool = False  # tell where each token ends, and keep the text: what an output that quotes this input sets
-    objective: Literal["causal", "masked"] = "causal"  # tell the next token, or those that were hidden
+    objective: Literal["causal", "masked", "ctc"] = (
+        "causal"  # tell the next token, or those that were hidden, or spell along the input's positions
+    )
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked: of the tokens that are to be told
     transform: bool = (
         False  # masked: a layer of the head's own, and a bias for each token, stand before the scores, as in BERT
@@ -73,10 +78,9 @@ class Config(FieldConfig):
     copy: bool = False  # beside shares: a token may also be taken from that input, where it stands there
     runs: Annotated[int, Field(ge=1, le=8)] = 1  # beside its token each position has the runs of 2 … n that end there
     loss: Loss | None = None
-    metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1"], ...] = (
-        "rouge_l",
-        "exact_match",
-    )  # of answers
+    metrics: tuple[Literal["bleu", "chrf", "rouge_l", "exact_match", "f1", "wer", "cer"], ...] | None = (
+        None  # of answers: rouge_l and exact_match, of ctc wer and cer
+    )
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"  # what BLEU takes for words
     beams: Annotated[Count, Field(le=64)] = 1  # texts that are searched along at once when an answer is written
     length_penalty: float = 1.0  # of beams: above 0 favours longer texts
@@ -105,8 +109,25 @@ class Config(FieldConfig):
             expected = "0.15 beside objective: causal, which hides nothing"
             raise bad_field("text.mask_share", self.mask_share, expected, "write objective: masked, or remove it")
         if self.transform and self.objective != "masked":
-            expected = "false beside objective: causal"
+            expected = f"false beside objective: {self.objective}"
             raise bad_field("text.transform", True, expected, "write objective: masked, or remove it")
+        if self.objective == "ctc":
+            self.check_ctc()
+
+    def check_ctc(self) -> None:
+        """Keys that have no effect where nothing is written step by step."""
+        for key, default in (
+            ("runs", 1),
+            ("shares", None),
+            ("copy", False),
+            ("boundaries", False),
+            ("length_penalty", 1.0),
+        ):
+            if (value := getattr(self, key)) != default:
+                raise bad_field(f"text.{key}", value, "nothing beside objective: ctc", "remove it")
+        if self.max_length != 512:
+            expected = "nothing beside objective: ctc, whose texts are read whole"
+            raise bad_field("text.max_length", self.max_length, expected, "remove it")
 
 
 ONLY_IN = ("ngrams", "rarity", "token_dropout")
@@ -135,7 +156,7 @@ def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
     if not key.startswith("outputs."):
         return
     if whole.inputs and masked(config):
-        expected = "causal beside inputs: a masked text is told from itself alone"
+        expected = "causal or ctc beside inputs: a masked text is told from itself alone"
         yield Problem(f"{key}.objective", "masked", expected, "remove it, or the inputs")
     if whole.inputs and config.boundaries:
         yield Problem(f"{key}.boundaries", True, "false beside inputs: each row is read by itself", "remove it")
@@ -295,6 +316,11 @@ class Codec:
         assert isinstance(tokens, Ragged)
         return [self.text(tokens.row(index)) for index in range(len(tokens))]
 
+    def answers(self, prediction: Columns) -> list[dict[str, Any]]:
+        """Texts that were read off at once (ctc), padded."""
+        rows = zip(np.asarray(prediction["tokens"]), np.asarray(prediction["tokens.length"]), strict=True)
+        return [{"value": self.text(row[:length])} for row, length in rows]
+
     def text(self, tokens: Iterable[int]) -> str:
         """The text of some ids; end tokens are left out."""
         return self.tokenizer.decode([int(token) for token in tokens if token != self.end], skip_special_tokens=False)
@@ -305,8 +331,8 @@ class Codec:
         return len(text.encode()) - tokenizers.spaces_put(self.tokenizer, text)
 
     def limits(self) -> dict[str, int]:
-        """How much of each ragged column a batch takes."""
-        most = self.config.max_length
+        """How much of each ragged column a batch takes; of a text that is spelled along other positions all."""
+        most = self.config.max_length if self.config.objective != "ctc" else WHOLE
         return {"tokens": most, **({"ends": most, "text": 0} if self.config.places else {})}
 
     def to_json(self) -> dict[str, Any]:
@@ -589,6 +615,11 @@ class Head(nn.Module):
         return {"nats": nats, "told": told, "right": torch.zeros_like(told).masked_scatter(told, torch.cat(hits))}
 
 
+def head(config: Config) -> Any:
+    """Which of two a text has: one that tells tokens by their neighbours, or one that reads them off the input."""
+    return _ctc.Head if config.objective == "ctc" else Head
+
+
 class Transform(nn.Sequential):
     """What stands between features and scores where BERT tells hidden words (Devlin et al. 2019): (N, D) -> (N, D)."""
 
@@ -609,17 +640,26 @@ class Projection(nn.Linear):
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
+    if aligned(config):
+        return answer_metrics(config.metrics or ("wer", "cer"), config, codec.decode)
     if masked(config):  # no bits per byte: what stands around a hidden token has told of it
         return [MaskedPerplexity(), MaskedAccuracy(), TokenLoss()]
     return [BitsPerByte(), Perplexity(), TokenLoss()]
 
 
 def ANSWERS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802
+    return answer_metrics(config.metrics or ("rouge_l", "exact_match"), config, texts)
+
+
+def answer_metrics(names: Sequence[str], config: Config, read: Callable[[Columns], list[str]]) -> list[Metric]:
+    """Metrics of texts; `read` gives those of N rows."""
     made: dict[str, Callable[[], Metric]] = {
-        "bleu": partial(BLEU, config.bleu_tokenize),
-        "chrf": CHRF,
-        "rouge_l": RougeL,
-        "exact_match": ExactMatch,
-        "f1": WordF1,
+        "bleu": partial(BLEU, config.bleu_tokenize, read),
+        "chrf": partial(CHRF, read),
+        "rouge_l": partial(RougeL, read),
+        "exact_match": partial(ExactMatch, read),
+        "f1": partial(WordF1, read),
+        "wer": partial(WordErrorRate, read),
+        "cer": partial(CharacterErrorRate, read),
     }
-    return [made[name]() for name in config.metrics]
+    return [made[name]() for name in names]

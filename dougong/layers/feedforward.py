@@ -12,7 +12,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["relu", "relu2", "gelu", "gelu_tanh", "swiglu", "geglu"]
+Activation = Literal["relu", "relu2", "silu", "gelu", "gelu_tanh", "swiglu", "geglu"]
 GATED = ("swiglu", "geglu")  # the gate is activated, which then multiplies (Shazeer 2020, arXiv:2002.05202)
 
 
@@ -24,6 +24,7 @@ def relu2(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": relu2,
+    "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's form
     "swiglu": F.silu,

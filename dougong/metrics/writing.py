@@ -12,6 +12,7 @@ import re
 import string
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ def texts(columns: Columns) -> list[str]:
     return [column.row(index).tobytes().decode() for index in range(len(column))]
 
 
+Read = Callable[[Columns], list[str]]
+"""What gives the texts of N rows: `texts` of those that were written, a codec's `decode` of tokens."""
+
+
 def text_column(values: list[str]) -> Ragged:
     """What `texts` reads."""
     return Ragged.of([np.frombuffer(value.encode("utf-8", "replace"), dtype=np.uint8) for value in values], np.uint8)
@@ -36,8 +41,8 @@ def text_column(values: list[str]) -> Ragged:
 class SacreBLEU(Metric):
     """A metric of sacrebleu, from 0 to 100. Its `signature` says all that the figure depends on."""
 
-    def __init__(self, scorer: Any):
-        self.scorer = scorer
+    def __init__(self, scorer: Any, read: Read = texts):
+        self.scorer, self.read = scorer, read
 
     @property
     def signature(self) -> str:
@@ -45,7 +50,7 @@ class SacreBLEU(Metric):
         return str(self.scorer.get_signature())
 
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        rows = self.scorer._extract_corpus_statistics(texts(prediction), [texts(target)])
+        rows = self.scorer._extract_corpus_statistics(self.read(prediction), [self.read(target)])
         return np.array(rows, dtype=np.float64)  # (N, K)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
@@ -59,8 +64,8 @@ class BLEU(SacreBLEU):
 
     name = "bleu"
 
-    def __init__(self, tokenize: str = "13a"):
-        super().__init__(_sacrebleu().BLEU(tokenize=tokenize))
+    def __init__(self, tokenize: str = "13a", read: Read = texts):
+        super().__init__(_sacrebleu().BLEU(tokenize=tokenize), read)
 
 
 class CHRF(SacreBLEU):
@@ -68,8 +73,8 @@ class CHRF(SacreBLEU):
 
     name = "chrf"
 
-    def __init__(self) -> None:
-        super().__init__(_sacrebleu().CHRF())
+    def __init__(self, read: Read = texts):
+        super().__init__(_sacrebleu().CHRF(), read)
 
 
 def _sacrebleu() -> Any:
@@ -85,11 +90,14 @@ class RowMean(Metric):
 
     share = True
 
+    def __init__(self, read: Read = texts):
+        self.read = read
+
     @abstractmethod
     def score(self, written: str, right: str) -> float: ...
 
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
-        scores = [self.score(*pair) for pair in zip(texts(prediction), texts(target), strict=True)]
+        scores = [self.score(*pair) for pair in zip(self.read(prediction), self.read(target), strict=True)]
         return np.stack([np.array(scores, dtype=np.float64), np.ones(len(scores))], axis=1)  # (N, 2)
 
     def value(self, sums: np.ndarray) -> np.ndarray:

@@ -253,8 +253,13 @@ def clip(parameters: list[Tensor], config: Config) -> Tensor:
 
 
 def count_tokens(batches: list[Batch]) -> int:
-    """Real positions of all ragged inputs (text); rows where there are none."""
-    lengths = [int(value.sum()) for batch in batches for key, value in batch.items() if key.endswith(".length")]
+    """Real positions of all ragged columns of ids (text); rows where there are none. Samples of sound are no tokens."""
+    lengths = [
+        int(value.sum())
+        for batch in batches
+        for key, value in batch.items()
+        if key.endswith(".length") and batch[key.removesuffix(".length")].dtype == torch.int64
+    ]
     return sum(lengths) if lengths else sum(len(batch["row"]) for batch in batches)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dougong import fields
+from dougong.data import sounds
 from dougong.fields import Field
 
 ROWS = 40
@@ -47,6 +48,14 @@ def _clip(row: int) -> list[bytes]:
 
 def _pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def _sound(row: int, size: int = 0) -> bytes:
+    """A WAV file of a tone and noise, at 4,000 samples a second."""
+    size = size or 500 + 37 * row
+    noise = np.random.default_rng(row).integers(-900, 900, size)
+    tone = 9000 * np.sin(np.arange(size) * (0.1 + 0.05 * (row % 3)))
+    return sounds.wav((tone + noise).astype(np.int16), 4000)
 
 
 VALUES = {
@@ -135,6 +144,12 @@ VALUES = {
         make=lambda row: f"i{(row - 1) % 5 + (row - 1) % 7 % 9}",
         unseen="never seen",
         metrics=("hit_rate_10", "ndcg_10", "hit_rate_10_of_100", "ndcg_10_of_100", "mrr"),
+    ),
+    "audio": Values(
+        make=_sound,
+        unseen=_sound(10**6, 700),
+        settings={"sample_rate": 4000, "mels": 16, "max_seconds": 2.0},
+        same=lambda parsed, decoded: parsed == fields.load("audio").Codec.parse(decoded, config_of("audio")),
     ),
     "image": Values(
         make=_picture,
