@@ -544,6 +544,8 @@ def rooted(configs: dict[str, Any], base: Path, init: str | None) -> dict[str, A
     """The same with absolute paths of tokenizers, so that a resolved recipe means the same files from anywhere."""
 
     def absolute(name: str, config: Any) -> Any:
+        module = fields.load(config.type)
+        config = module.rooted(config, base) if hasattr(module, "rooted") else config
         tokenizer: Any = getattr(config, "tokenizer", None)
         if init is not None and asks_init(config):
             # Found by its name alone where the run is not there: a recipe is in order before its parent is trained.

@@ -23,6 +23,7 @@ Each file offers
     AXES        how many axes the grid of the Encoder's features has           (only where there is one)
     PREFERS     the kind of backbone that reads such an input best         (only where the recipe should choose it by itself)
     files       config -> paths of the files that it names                 (only where there are some)
+    rooted      config, folder -> the same, with paths from that folder on   (beside `files`, but for tokenizers)
     OF          the type of input whose words or places an output names; its Config has `of`, its Codec `check`
                 value, text -> the value as it is told of that text (or picture)   (only where it does, as NAMES)
     NAMES       the key by which that input is told so: `words`, or `places`, which are quoted: its Config has `step`,

@@ -22,7 +22,7 @@ from dougong.core.errors import Problem, bad_field
 from dougong.data import class_names
 from dougong.data.columns import Columns
 from dougong.data.ordering import key_of, permuted
-from dougong.fields import Whole, causal
+from dougong.fields import Whole, causal, items
 from dougong.fields.items import UNKNOWN, Catalogue, CatalogueConfig, Vectors
 from dougong.layers.features import Features, length_mask
 from dougong.layers.feedforward import Linear
@@ -41,7 +41,7 @@ from dougong.metrics.recommendation import NDCG, NEVER, HitRate, MeanReciprocalR
 
 TOP = 100  # items that a prediction suggests at most
 SCORES = 1 << 23  # that are held at once: 32 MB
-LOWEST = torch.finfo(torch.float32).min  # the score of what is not suggested
+LOWEST = float(np.finfo(np.float32).min)  # the score of what is not suggested
 KEY = 0x100  # of the items that the right one is ranked among
 
 
@@ -54,6 +54,7 @@ class Config(CatalogueConfig):
     # What a row of a history teaches: at every place of it the next item; all its items, as a set, told by the other inputs;
     # or the row's own item alone.
     learn: Literal["every", "set", "last"] = "every"
+    candidates: Literal["all", "new"] = "all"  # new: those that no training row holds, and content alone tells of
     bias: bool = True  # how often an item is chosen whoever chooses, beside how well it fits
     pool: PoolKind = "mean"  # how features of many positions become one, where not every place is told
     top: Count = 10  # items that are suggested, unless the question says how many
@@ -70,7 +71,8 @@ class Config(CatalogueConfig):
 
 
 OF, ALONE = "items", True  # the type of input that it goes on with; it can do without
-ONLY_OUT = ("of", "learn", "bias", "pool", "top")
+ONLY_OUT = ("of", "learn", "candidates", "bias", "pool", "top")
+files, rooted = items.files, items.rooted
 
 
 def NAMES(config: Config) -> str | None:  # noqa: N802 - a constant but for its argument
@@ -83,9 +85,15 @@ def CAUSAL(config: Config) -> bool:  # noqa: N802
 
 def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
     """Whether there is what it is learnt from."""
+    yield from items.check(key, config, whole)
     side, _, _ = key.partition(".")
     if side == "inputs":
         return
+    catalogue = whole.inputs.get(config.of or "", config)
+    if config.candidates == "new" and getattr(catalogue, "content", None) is None:
+        where = f"inputs.{config.of}" if config.of else key
+        fix = f"remove it, or add {where}.content: {{file: …, inputs: {{title: text}}}}"
+        yield Problem(f"{key}.candidates", "new", "all, where no content tells of items that nobody has chosen", fix)
     if config.of is None:
         if config.learn != "every":
             fix = "remove it, or add inputs: {history: items}"
@@ -94,7 +102,7 @@ def check(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
     history = whole.inputs.get(config.of)
     if history is None or history.type != OF:
         return  # which the recipe has said
-    for name in ("max_items", "min_count"):
+    for name in ("max_items", "min_count", "content"):
         if getattr(config, name) != getattr(CatalogueConfig(), name):
             fix = f"write it under inputs.{config.of}"
             yield Problem(f"{key}.{name}", getattr(config, name), f"nothing: the items are those of {config.of!r}", fix)
@@ -190,6 +198,7 @@ class Head(nn.Module):
         self.width = width
         self.project: nn.Module = nn.Identity()
         self.items = Vectors(codec, width)
+        self.chosen, self.first = codec.chosen, codec.chosen if config.candidates == "new" else 0
         self.bias = nn.Embedding(codec.vocab_size, 1) if config.bias else None  # as a table, which is not decayed
         self.often = Drawn(codec.counts) if loss.kind in SAMPLED else None
 
@@ -208,11 +217,15 @@ class Head(nn.Module):
     def targets(self, batch: dict[str, Tensor], name: str) -> Tensor:
         """(B, T) the items that are to be told, UNKNOWN where there is none: in training also those of the history."""
         index = batch[f"{name}.index"]  # (B,)
-        if not self.training or self.of is None or self.learn == "last":
+        if not self.training:
+            return index.where(index >= self.first, UNKNOWN)[:, None]
+        index = index.where(index < self.chosen, UNKNOWN)  # one that is too rare is known by its content alone
+        if self.of is None or self.learn == "last":
             return index[:, None]
         items, lengths = batch[f"{self.of}.items"], batch[f"{self.of}.items.length"]
         places = torch.arange(items.shape[1] + 1, device=items.device)  # (1 + T,)
-        after = torch.cat([items, items[:, :1]], dim=1).masked_fill(places >= lengths[:, None], UNKNOWN)
+        after = torch.cat([items, items[:, :1]], dim=1)
+        after = after.masked_fill((places >= lengths[:, None]) | (after >= self.chosen), UNKNOWN)
         return torch.where(places == lengths[:, None], index[:, None], after)
 
     def asked(self, features: Features) -> Tensor:  # (B, T, D), or (B, 1, D) where one tells all
@@ -236,15 +249,23 @@ class Head(nn.Module):
             return self.bpr_of_all(hidden, right) if self.objective.kind == "bpr" else self.softmax(hidden, right)
         return self.sampled(hidden, right, batch, name, told)
 
+    @property
+    def rivals(self) -> tuple[int, int]:
+        """The items that a right one is told from, from … up to: in training those that training rows hold, none of the others."""
+        return (0, self.chosen) if self.training else (self.first, self.items.size)
+
     def softmax(self, hidden: Tensor, right: Tensor, smoothing: float = 0.0) -> Tensor:
-        bias = None if self.bias is None else self.bias.weight[:, 0]
-        return linear_cross_entropy_sum(hidden, self.items.table(), bias, right, label_smoothing=smoothing)
+        start, stop = self.rivals
+        bias = None if self.bias is None else self.bias.weight[start:stop, 0]
+        return linear_cross_entropy_sum(
+            hidden, self.items.table(start, stop), bias, right - start, label_smoothing=smoothing
+        )
 
     def bpr_of_all(self, hidden: Tensor, right: Tensor) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
-        table = self.items.table()
+        table, right = self.items.table(self.first), right - self.first
         for some, wanted in zip(*(each.split(_rows(len(table))) for each in (hidden, right)), strict=True):
-            scores = self.scores(some, table)  # (n', V)
+            scores = self.scores(some, table, self.first)  # (n', V)
             itself = torch.arange(scores.shape[1], device=scores.device) == wanted[:, None]
             total = total + bpr_sum(scores.gather(1, wanted[:, None])[:, 0], scores, itself)
         return total
@@ -265,16 +286,16 @@ class Head(nn.Module):
         hit = chosen[:, None].expand(*told.shape, -1)[told] | (drawn == right[:, None])  # (n, K)
         if self.objective.kind == "bpr":
             return bpr_sum(good, others, hit)
-        share = min(1.0, self.objective.negatives / max(self.items.embedding.num_embeddings - 1, 1))
+        share = min(1.0, self.objective.negatives / max(self.chosen - 1, 1))
         return gbce_sum(good, others, hit, share, self.objective.calibration)
 
     def fit(self, hidden: Tensor, items: Tensor) -> Tensor:  # (n, D), (n,) -> (n,)
         score = (hidden * self.items(items)).sum(-1).float()
         return score if self.bias is None else score + self.bias.weight[items, 0]
 
-    def scores(self, hidden: Tensor, table: Tensor) -> Tensor:  # (n, D), (V, D) -> (n, V)
+    def scores(self, hidden: Tensor, table: Tensor, start: int = 0) -> Tensor:  # (n, D), (V, D) -> (n, V)
         scores = (hidden @ table.to(hidden.dtype).T).float()
-        return scores if self.bias is None else scores + self.bias.weight[:, 0]
+        return scores if self.bias is None else scores + self.bias.weight[start:, 0]
 
     # --------------------------------------------------------------------------------------------------------- suggesting
 
@@ -299,7 +320,9 @@ class Head(nn.Module):
             known = length_mask(batch[f"{self.of}.items.length"][rows], items.shape[1]) & (items >= 0)
             place = torch.arange(len(rows), device=items.device)[:, None].expand_as(items)
             scores[place[known], items[known]] = LOWEST
+        scores[:, : self.first] = LOWEST
         if right is not None and own is not None:
+            right = right.where(right >= self.first, UNKNOWN)
             scores.scatter_(1, right.clamp(min=0)[:, None], torch.where(right[:, None] >= 0, own, scores[:, :1]))
         top, best = scores.topk(min(TOP, scores.shape[1]), dim=1)[::-1]
         found = {"top": top, "scores": best}
@@ -316,7 +339,7 @@ class Head(nn.Module):
 
         They follow from the number of a row alone, so that all models are asked the same. UNKNOWN where there are fewer.
         """
-        size, most = self.items.embedding.num_embeddings, recommendation.SAMPLED
+        size, most = self.items.size - self.first, recommendation.SAMPLED
         drawn = np.full((len(rows), most), UNKNOWN, dtype=np.int64)
         items, lengths = None, None
         if self.of is not None:
@@ -324,7 +347,7 @@ class Head(nn.Module):
         for place, (row, wanted) in enumerate(zip(batch["row"][rows].tolist(), right.tolist(), strict=True)):
             known = np.zeros(0, np.int64) if items is None or lengths is None else items[place, : lengths[place]]
             enough = np.arange(min(size, most + len(known) + 1))
-            mixed = permuted(enough, size, key_of(KEY, row))
+            mixed = self.first + permuted(enough, size, key_of(KEY, row))
             free = mixed[~np.isin(mixed, known) & (mixed != wanted)][:most]
             drawn[place, : len(free)] = free
         return torch.from_numpy(drawn).to(right.device)

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -16,10 +17,11 @@ from pydantic import Field as Bounds
 from torch import Tensor, nn
 
 from dougong.core.config import Count, config
-from dougong.core.errors import DataError
+from dougong.core.errors import DataError, Problem
 from dougong.data import class_names, vocabulary
 from dougong.data.columns import Columns, Ragged
-from dougong.fields import FieldConfig
+from dougong.fields import FieldConfig, Whole, _content
+from dougong.fields._content import Content, Knowledge, Tower
 from dougong.layers.features import Features, length_mask
 
 UNKNOWN = -1  # an item that the catalogue does not hold
@@ -32,6 +34,24 @@ class CatalogueConfig(FieldConfig):
 
     max_items: Annotated[Count, Bounds(le=vocabulary.MOST)] = 1_000_000  # the most frequent are kept
     min_count: Count = 1  # rarer items count as unknown
+    content: Content | None = None  # a table that says more of them, and tells of some that nobody has chosen yet
+
+
+def check(key: str, config: CatalogueConfig, whole: Whole) -> Iterator[Problem]:
+    """What is wrong with the fields of its content."""
+    if config.content is not None:
+        yield from _content.check(f"{key}.content", config.content)
+
+
+def files(config: CatalogueConfig) -> list[Path]:
+    return [] if config.content is None else [Path(config.content.file)]
+
+
+def rooted(config: Any, base: Path) -> Any:
+    """The same with the absolute path of its content."""
+    if config.content is None:
+        return config
+    return replace(config, content=replace(config.content, file=str(base / config.content.file)))
 
 
 @config
@@ -49,14 +69,17 @@ def LONGEST(config: Config) -> int:  # noqa: N802 - a constant but for its argum
 
 
 class Catalogue:
-    """Items <-> numbers, the most frequent first."""
+    """Items <-> numbers, the most frequent first, and last those that no training row holds."""
 
     PATHS = False
     SAMPLE: ClassVar[int | None] = None  # rows to be fitted on: all
+    vocabulary_of_items = True
 
-    def __init__(self, config: Any, items: Sequence[str], counts: Sequence[int]):
+    def __init__(self, config: Any, items: Sequence[str], counts: Sequence[int], knowledge: Knowledge | None = None):
         self.config, self.items, self.counts = config, list(items), np.array(counts, dtype=np.int64)
+        self.knowledge = knowledge
         self.vocab_size = len(self.items)  # V
+        self.chosen = len(self.counts)  # of these, those that training rows hold
 
     @cached_property
     def number(self) -> dict[str, int]:
@@ -70,14 +93,20 @@ class Catalogue:
         if not found:
             least = f"no item stands {config.min_count:,} times in the training rows"
             raise DataError(f"column {config.column!r}: {least}. Fix: lower min_count, or give more rows.")
-        return cls(config, [item for item, _ in found], [count for _, count in found])
+        items, counts = [item for item, _ in found], [count for _, count in found]
+        if config.content is None:
+            return cls(config, items, counts)
+        knowledge, every = Knowledge.fit(config.content, items)
+        return cls(config, every, counts, knowledge)
 
     def to_json(self) -> dict[str, Any]:
-        return {"items": self.items, "counts": self.counts.tolist()}
+        content = {} if self.knowledge is None else {"content": self.knowledge.to_json()}
+        return {"items": self.items, "counts": self.counts.tolist(), **content}
 
     @classmethod
     def from_json(cls, config: Any, saved: dict[str, Any]) -> Self:
-        return cls(config, saved["items"], saved["counts"])
+        knowledge = Knowledge.from_json(saved["content"]) if "content" in saved else None
+        return cls(config, saved["items"], saved["counts"], knowledge)
 
 
 class Codec(Catalogue):
@@ -146,18 +175,40 @@ class Encoder(nn.Module):
 
 
 class Vectors(nn.Module):
-    """A vector of each item. A history and the output that goes on with it have the same ones."""
+    """A vector of each item: its own, what its content says, or the sum. A history and what goes on with it have the same."""
 
     def __init__(self, codec: Catalogue, width: int):
         super().__init__()
-        self.width = width
-        self.embedding = nn.Embedding(codec.vocab_size, width)
+        self.width, self.size, self.chosen = width, codec.vocab_size, codec.chosen
+        self.tower = Tower(codec.knowledge, width) if codec.knowledge else None
+        self.id_dropout = codec.knowledge.id_dropout if codec.knowledge else 0.0
+        self.embedding = nn.Embedding(self.chosen, width) if self.id_dropout < 1 else None
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=self.width**-0.5)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=self.width**-0.5)
 
     def forward(self, items: Tensor) -> Tensor:  # (...) numbers of the catalogue -> (..., D)
-        return self.embedding(items)
+        if self.tower is None:
+            assert self.embedding is not None
+            return self.embedding(items)
+        some, place = items.unique(return_inverse=True)
+        return self.known(some)[place]
 
-    def table(self) -> Tensor:  # (V, D): of all
-        return self.embedding.weight
+    def table(self, start: int = 0, stop: int | None = None) -> Tensor:  # (V, D), or a part of them
+        """Of all items, or of those from `start` up to before `stop`."""
+        if self.tower is None:
+            assert self.embedding is not None
+            return self.embedding.weight[start:stop]
+        return self.known(torch.arange(self.size, device=self.tower.norm.weight.device)[start:stop])
+
+    def known(self, items: Tensor) -> Tensor:  # (n,) -> (n, D)
+        """By their content, and by themselves, if they were chosen in training, where some are left out at random."""
+        assert self.tower is not None
+        said = self.tower(items) * self.width**-0.5
+        if self.embedding is None:
+            return said
+        own = items < self.chosen
+        if self.training and self.id_dropout:
+            own &= torch.rand(len(items), device=items.device) >= self.id_dropout
+        return said + self.embedding(items.clamp(max=self.chosen - 1)).masked_fill(~own[:, None], 0.0)
