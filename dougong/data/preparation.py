@@ -16,6 +16,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,7 @@ from dougong.data.records import Unit
 from dougong.data.report import DataReport
 from dougong.data.rows import Chunk, Cleaner, Used, chunked, in_columns, named, nothing_left, one_class, restored
 from dougong.data.shards import write_shard
-from dougong.data.splitting import SPLITS
+from dougong.data.splitting import SPLITS, borders, by_time
 
 if TYPE_CHECKING:
     from dougong.data.prepare import Config
@@ -63,6 +64,7 @@ class Preparation:
         self.codecs = codecs or {}
         size = sum(_size(file, used, config.text_rows) for group in files.values() for file in group)
         self.workers = workers if workers is not None else _cores() if size > PARALLEL_BYTES else 0
+        self.splits = Splits({})
         self.report = DataReport()
         self.listing = folder / "quarantine.jsonl"
 
@@ -104,7 +106,9 @@ class Preparation:
         cleaner = Cleaner(self.config, self.used, self.folder / "rows")
         chunks = (
             Chunk(index, split, rows)
-            for index, (split, rows) in enumerate(chunked(self.files, self.config.text_rows, self.used))
+            for index, (split, rows) in enumerate(
+                chunked(self.files, self.config.text_rows, self.used, self.config.by_time)
+            )
         )
         parts: list[Path] = []
         files: Counter[str] = Counter()
@@ -118,13 +122,29 @@ class Preparation:
                 if quarantine.hopeless(self.report.rows_read, self.report.bad.total(), self.config.cleaning.max_bad):
                     break
         quarantine.check(self.report.rows_read, self.report.bad, self.config.cleaning.max_bad, listed, files)
+        if self.config.by_time:
+            self.cut_by_time(parts)
         return parts
+
+    def cut_by_time(self, parts: list[Path]) -> None:
+        """Which rows are the newest is known when all are read."""
+        times = np.concatenate([read_array(part, "_time") for part in parts] or [np.zeros(0)])
+        self.splits = Splits(borders(times[~np.isnan(times)], self.config.fractions))
+        for part in parts:
+            before, after = (
+                np.bincount(each, minlength=len(SPLITS)) for each in (read_array(part, "_split"), self.splits(part))
+            )
+            for name, change in zip(SPLITS, (after - before).tolist(), strict=True):
+                self.report.kept[name] += change
+        self.report.kept = +self.report.kept
+        for name, start in self.splits.borders.items():
+            self.report.count_note(f"{name}: {self.config.by_time} from {start:.15g} on", self.report.kept[name])
 
     # ------------------------------------------------------------------------------------------------ 2 choose the rows
 
     def choose(self, parts: list[Path]) -> dict[Path, np.ndarray]:
         """Step 2: for each part which rows stay. Duplicates and leaks are counted; the recipe may drop duplicates."""
-        split = {part: read_array(part, "_split") for part in parts}
+        split = {part: self.splits(part) for part in parts}
         keep = {part: np.ones(len(split[part]), dtype=bool) for part in parts}
         settings = self.config.cleaning
         hashes = TrainColumn("_hash", split)
@@ -244,7 +264,7 @@ class Preparation:
 
     def values(self, field: Used, parts: list[Path], keep: dict[Path, np.ndarray]) -> Iterator[Any]:
         """A field's training values; of more than its codec wants to see a sample that is spread over all of them."""
-        train = {part: keep[part] & (read_array(part, "_split") == 0) for part in parts}
+        train = {part: keep[part] & (self.splits(part) == 0) for part in parts}
         if not any(mask.any() for mask in train.values()):
             raise nothing_left()
         share = self.share(field, train)
@@ -274,7 +294,7 @@ class Preparation:
         self, parts: list[Path], keep: dict[Path, np.ndarray], codecs: dict[str, Any], spread: Spread
     ) -> dict[str, dict[str, int]]:
         """Step 4: the shards of every split. Returns split -> file name -> rows."""
-        encoder = Encode(self.used, {name: codec.to_json() for name, codec in codecs.items()}, self.folder)
+        encoder = Encode(self.used, {name: codec.to_json() for name, codec in codecs.items()}, self.folder, self.splits)
         rows: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
         for part, written, counts in spread(encoder, ((part, keep[part]) for part in parts)):
             for name, count in written.items():
@@ -305,14 +325,29 @@ class TrainColumn:
         return (read_array(part, self.name)[split == 0] for part, split in self.split.items())
 
 
+@dataclass(frozen=True)
+class Splits:
+    """The split of each row of a part: what its hash said, unless its time does, by borders that are known when all is read."""
+
+    borders: dict[str, float]
+
+    def __call__(self, part: Path) -> np.ndarray:  # (N,) uint8
+        split = read_array(part, "_split")
+        if self.borders:
+            times = read_array(part, "_time")
+            known = ~np.isnan(times)
+            split[known] = by_time(times[known], self.borders)
+        return split
+
+
 class Encode:
     """Step 4 of one part, in any process."""
 
-    def __init__(self, used: list[Used], codecs: dict[str, dict[str, Any]], folder: Path):
+    def __init__(self, used: list[Used], codecs: dict[str, dict[str, Any]], folder: Path, splits: Splits):
         self.fields = [
             (field.name, field.config.type, field.output, field.column, dump(field.config)) for field in used
         ]
-        self.saved, self.folder = codecs, folder
+        self.saved, self.folder, self.splits = codecs, folder, splits
 
     @cached_property
     def codecs(self) -> dict[str, Any]:
@@ -322,7 +357,7 @@ class Encode:
     def __call__(self, task: tuple[Path, np.ndarray]) -> tuple[Path, dict[str, int], dict[tuple[str, str], int]]:
         part, keep = task
         table = read_rows(part, list(self.codecs))
-        split = read_array(part, "_split")
+        split = self.splits(part)
         written: dict[str, int] = {}
         counts: Counter[tuple[str, str]] = Counter()
         for index, name in enumerate(SPLITS):

@@ -53,6 +53,9 @@ class Config:
     validation: Paths | None = None
     test: Paths | None = None
     split: dict[Literal["validation", "test"], Fraction] | None = None  # cut off train; 0.1 each where no file is named
+    by_time: str | None = (
+        None  # the column by which they are the newest rows; else they follow from a hash of the inputs
+    )
     cleaning: Cleaning = Cleaning()
     text_rows: Unit = "paragraph"  # what a row of a .txt file is
     cache: str = ".dougong/prepared"
@@ -66,6 +69,9 @@ class Config:
                     f"no file for {name} beside it",
                     f"remove data.{name} or data.split.{name}",
                 )
+        if self.by_time is not None and not any(self.fractions.values()):
+            expected = "nothing, where no share of the training files is cut off"
+            raise bad_field("data.by_time", self.by_time, expected, "write split: {test: 0.1}, or remove it")
         if sum(self.fractions.values()) >= 0.9:
             raise bad_field(
                 "data.split", self.split, "shares that leave at least a tenth for training", "use {validation: 0.1}"
@@ -160,7 +166,7 @@ def prepare(
     """
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
-    check_columns(files, used, config.text_rows)
+    check_columns(files, used, config.text_rows, config.by_time)
     cache = Path(config.cache)
     material = SourceFiles(files, used, config.text_rows)
     contents = content_hash(config, files, used, material)
@@ -183,7 +189,7 @@ def prepare_apart(
     config = dataclasses.replace(config, cleaning=held)
     cleaning.check_packages(config.cleaning)
     files = {"test": sources.find_files(paths, Path.cwd())}
-    check_columns(files, used, config.text_rows)
+    check_columns(files, used, config.text_rows, config.by_time)
     material = SourceFiles(files, used, config.text_rows)
     contents = content_hash(config, files, used, material) + json.dumps(codecs, sort_keys=True)
     contents = hashlib.sha256(contents.encode()).hexdigest()[:24]
@@ -247,7 +253,7 @@ def only_unchanged(material: SourceFiles, partial: Path) -> Iterator[Callable[[]
         raise
 
 
-def check_columns(files: dict[str, list[Path]], used: list[Used], unit: Unit) -> None:
+def check_columns(files: dict[str, list[Path]], used: list[Used], unit: Unit, by_time: str | None = None) -> None:
     """Every column that a field names stands in every file that tells its columns, and its own files exist."""
     problems = [
         f"{path}: no such file, named by {field.name}. Fix: correct the path."
@@ -266,6 +272,13 @@ def check_columns(files: dict[str, list[Path]], used: list[Used], unit: Unit) ->
                     f"{file}: no column {field.column!r} for {side}.{field.name}; "
                     f"it has {', '.join(present[:20])}. Fix: {fix}."
                 )
+    for file in files.get("train", []) if by_time is not None else ():
+        present = sources.columns(file, unit=unit, wanted={by_time})
+        if present and by_time not in present:
+            fix = f"write by_time: {nearest(by_time, present) or 'one of them'}"
+            problems.append(
+                f"{file}: no column {by_time!r} for data.by_time; it has {', '.join(present[:20])}. Fix: {fix}."
+            )
     if problems:
         raise DataError("\n".join(problems[:5]))
 
@@ -278,6 +291,7 @@ def content_hash(
     settings = {
         "cleaning": dump(config.cleaning),
         "fractions": config.fractions,
+        **({"by_time": config.by_time} if config.by_time else {}),
         "unit": config.text_rows,
         "fields": [[field.name, field.output, dump(field.config)] for field in used],
     }
@@ -308,7 +322,7 @@ def inspect(config: Config, used: list[Used]) -> DataReport:
     """Look at all rows with the first steps of `prepare`, in a folder that is thrown away. Raises DataError as it does."""
     cleaning.check_packages(config.cleaning)
     files = find_files(config)
-    check_columns(files, used, config.text_rows)
+    check_columns(files, used, config.text_rows, config.by_time)
     folder = begin_folder(Path(config.cache) / "check")
     try:
         return Preparation(config, files, used, folder, None, lambda _: None).look()

@@ -22,7 +22,7 @@ from dougong.core.errors import DataError, shown
 from dougong.data import cleaning, duplicates, quarantine, sources
 from dougong.data.records import Unit
 from dougong.data.report import DataReport
-from dougong.data.splitting import SPLITS, split_of
+from dougong.data.splitting import SPLITS, split_of, when
 
 if TYPE_CHECKING:
     from dougong.data.prepare import Config
@@ -90,20 +90,22 @@ class Chunk:
     rows: Piece
 
 
-def chunked(files: dict[str, list[Path]], unit: Unit, used: list[Used]) -> Iterator[tuple[str, Piece]]:
+def chunked(
+    files: dict[str, list[Path]], unit: Unit, used: list[Used], by_time: str | None = None
+) -> Iterator[tuple[str, Piece]]:
     """The rows of all files in pieces of bounded size, each with its split."""
     used = in_columns(used)
-    names = {field.column for field in used}
+    names = {field.column for field in used} | ({by_time} if by_time else set())
     for split, group in files.items():
         for file in group:
             yield from (
-                (split, piece) for piece in _pieces(file, sources.read_blocks(file, unit=unit, used=names), used)
+                (split, piece) for piece in _pieces(file, sources.read_blocks(file, unit=unit, used=names), used, names)
             )
 
 
-def _pieces(file: Path, blocks: Iterator[sources.Block], used: list[Used]) -> Iterator[Piece]:
+def _pieces(file: Path, blocks: Iterator[sources.Block], used: list[Used], names: set[str]) -> Iterator[Piece]:
     """Blocks joined and cut into pieces that end at CHUNK_ROWS or CHUNK_BYTES."""
-    piece, rows, size = _empty(file, used), 0, 0
+    piece, rows, size = _empty(file, names), 0, 0
     for block in blocks:
         piece.bad.extend(block.bad)
         rows, size = rows + len(block.bad), size + sum(len(row.raw) for row in block.bad)
@@ -122,16 +124,16 @@ def _pieces(file: Path, blocks: Iterator[sources.Block], used: list[Used]) -> It
             start, before = stop, int(ends[stop - 1])
             if rows >= CHUNK_ROWS or size >= CHUNK_BYTES:
                 yield piece
-                piece, rows, size = _empty(file, used), 0, 0
+                piece, rows, size = _empty(file, names), 0, 0
         if rows >= CHUNK_ROWS or size >= CHUNK_BYTES:  # of bad rows
             yield piece
-            piece, rows, size = _empty(file, used), 0, 0
+            piece, rows, size = _empty(file, names), 0, 0
     if rows:
         yield piece
 
 
-def _empty(file: Path, used: list[Used]) -> Piece:
-    return Piece(str(file), {field.column: [] for field in used}, [], [])
+def _empty(file: Path, names: set[str]) -> Piece:
+    return Piece(str(file), {name: [] for name in sorted(names)}, [], [])
 
 
 def _sizes(file: Path, block: sources.Block, used: list[Used]) -> np.ndarray:  # (N,) int64
@@ -159,7 +161,7 @@ class Cleaned(NamedTuple):
 
     report: DataReport
     refused: list[dict[str, Any]]  # a line for the quarantine for each row that cannot be used
-    kept: pa.Table  # the values by field, and _hash, _inputs (hashes), _split (index in SPLITS), _file, _row
+    kept: pa.Table  # the values by field, and _hash, _inputs (hashes), _split (index in SPLITS), _time, _file, _row
 
 
 class Cleaner:
@@ -205,6 +207,7 @@ class Cleaner:
         bad = {row: f"column {shown(columns[name])}: {problem}" for row, (name, problem) in found.bad.items()}
         dropped = dict(found.dropped)
         values = self.parse(found.values, piece, bad, dropped)
+        times = self.times(chunk, bad, dropped)
         refused = [quarantine.record(row.file, row.number, row.reason, row.raw, bad=True) for row in piece.bad]
         for row in sorted({*bad, *dropped}):
             raw = {name: column[row] for name, column in piece.columns.items()}
@@ -217,8 +220,23 @@ class Cleaner:
         if len(left) < len(piece.numbers):
             values = {name: [column[row] for row in left] for name, column in values.items()}
         return Cleaned(
-            report, refused, self.table(chunk, values, np.array(piece.numbers, dtype=np.int64)[left], report)
+            report,
+            refused,
+            self.table(chunk, values, times[left], np.array(piece.numbers, dtype=np.int64)[left], report),
         )
+
+    def times(self, chunk: Chunk, bad: dict[int, str], dropped: dict[int, str]) -> np.ndarray:
+        """(N,) when each row was, where that says of which split it is; nan elsewhere. Rows without a time are bad."""
+        column, times = self.config.by_time, np.full(len(chunk.rows.numbers), np.nan)
+        if column is None or chunk.split != "train":
+            return times
+        for row, value in enumerate(chunk.rows.columns[column]):
+            if row not in bad and row not in dropped:
+                try:
+                    times[row] = when(value)
+                except ValueError as error:
+                    bad[row] = f"column {column!r}: {error}"
+        return times
 
     def parse(
         self, columns: dict[str, list[object]], piece: Piece, bad: dict[int, str], dropped: dict[int, str]
@@ -265,7 +283,14 @@ class Cleaner:
                 except ValueError as error:
                     bad[row] = f"column {field.column!r}: {error}"
 
-    def table(self, chunk: Chunk, values: dict[str, list[object]], numbers: np.ndarray, report: DataReport) -> pa.Table:
+    def table(
+        self,
+        chunk: Chunk,
+        values: dict[str, list[object]],
+        times: np.ndarray,
+        numbers: np.ndarray,
+        report: DataReport,
+    ) -> pa.Table:
         hashes = {name: duplicates.value_hashes(column) for name, column in values.items()}
         inputs = {field.name: hashes[field.name] for field in self.used if not field.output}
         whole = duplicates.joined_hashes(hashes)
@@ -285,7 +310,8 @@ class Cleaner:
             for field in self.used
         }
         file = pa.DictionaryArray.from_arrays(np.zeros(len(numbers), dtype=np.int8), [chunk.rows.file])
-        return pa.table({**arrays, "_hash": whole, "_inputs": asked, "_split": split, "_file": file, "_row": numbers})
+        found = {"_hash": whole, "_inputs": asked, "_split": split, "_time": times}
+        return pa.table({**arrays, **found, "_file": file, "_row": numbers})
 
 
 def nothing_left() -> DataError:

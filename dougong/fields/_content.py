@@ -89,10 +89,10 @@ class Knowledge:
         every |= dict.fromkeys(islice((name for name, _ in table.rows()), vocabulary.MOST))
         table.tell(len(every) - len(known))
         fields = []
-        for name, config in configs.items():
-            codec = load(config.type).Codec
+        for name, own in configs.items():
+            codec = load(own.type).Codec
             values = (said[name] for item, said in table.rows() if item in known)
-            fields.append(Field(name, config, codec.fit(config, islice(values, getattr(codec, "SAMPLE", None)))))
+            fields.append(Field(name, own, codec.fit(own, islice(values, getattr(codec, "SAMPLE", None)))))
         return cls(fields, table.encoded(fields, list(every)), content.id_dropout), list(every)
 
     @cached_property
@@ -104,7 +104,8 @@ class Knowledge:
                 result[name] = column
                 continue
             lengths = column.lengths
-            padded = np.zeros((len(lengths), max(1, lengths.max(initial=1))), column.values.dtype)
+            kind = column.values.dtype if column.values.dtype.kind == "f" else np.int32  # half of a loader's int64
+            padded = np.zeros((len(lengths), max(1, lengths.max(initial=1)), *column.values.shape[1:]), kind)
             padded[np.arange(padded.shape[1]) < lengths[:, None]] = column.values
             result |= {name: padded, f"{name}.length": lengths.astype(np.int32)}
         return result
@@ -121,9 +122,9 @@ class Knowledge:
         fields = []
         for name, each in saved["fields"].items():
             module = load(each["config"]["type"])
-            config, problems = read(module.Config, each["config"])
+            own, problems = read(module.Config, each["config"])
             assert not problems
-            fields.append(Field(name, config, module.Codec.from_json(config, each["codec"])))
+            fields.append(Field(name, own, module.Codec.from_json(own, each["codec"])))
         columns = {name: _unpacked(column) for name, column in saved["columns"].items()}
         return cls(fields, columns, saved["id_dropout"])
 
@@ -162,9 +163,9 @@ class Table:
         if cleaned.values is None:
             raise ValueError(cleaned.bad or cleaned.dropped)
         said: dict[str, Any] = {}
-        for name, config in self.configs.items():
-            codec, value = load(config.type).Codec, cleaned.values[name]
-            said[name] = codec.parse(named(file, value) if codec.PATHS else value, config)
+        for name, own in self.configs.items():
+            codec, value = load(own.type).Codec, cleaned.values[name]
+            said[name] = codec.parse(named(file, value) if codec.PATHS else value, own)
         return said
 
     def tell(self, new: int) -> None:
@@ -265,7 +266,7 @@ class Tower(nn.Module):
 
     def of(self, items: Tensor) -> Tensor:
         said = {name: self.get_buffer(f"said_{place}")[items] for place, name in enumerate(self.arrays)}
-        said = {name: each.long() if each.dtype in (torch.int32, torch.int16) else each for name, each in said.items()}
+        said = {name: each.long() if each.dtype == torch.int32 else each for name, each in said.items()}
         longest = {name: int(each.max()) for name, each in said.items() if name.endswith(".length") and len(each)}
         for name, most in longest.items():  # of these items no more than the longest needs
             said[name.removesuffix(".length")] = said[name.removesuffix(".length")][:, : max(most, 1)]

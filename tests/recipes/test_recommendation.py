@@ -13,6 +13,8 @@ from dougong import recipe as recipes
 from dougong.core.errors import Note
 from tests.scripts import load
 
+fetch = load("recipes/data/fetch.py")
+tables = load("recipes/data/tables.py")
 movielens = load("recipes/data/movielens.py")
 baseline = load("benchmarks/recommendation_baseline.py")
 content_baseline = load("benchmarks/recommendation_content_baseline.py")
