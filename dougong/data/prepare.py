@@ -272,7 +272,9 @@ def check_columns(files: dict[str, list[Path]], used: list[Used], unit: Unit, by
                     f"{file}: no column {field.column!r} for {side}.{field.name}; "
                     f"it has {', '.join(present[:20])}. Fix: {fix}."
                 )
-    for file in files.get("train", []) if by_time is not None else ():
+    for file in files.get("train", ()):
+        if by_time is None:
+            break
         present = sources.columns(file, unit=unit, wanted={by_time})
         if present and by_time not in present:
             fix = f"write by_time: {nearest(by_time, present) or 'one of them'}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import warnings
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -203,10 +203,10 @@ class Table:
         return {name: each.take(rows_of) if isinstance(each, Ragged) else each[rows_of] for name, each in whole.items()}
 
 
-def _encode(fields: Sequence[Field], said: Sequence[Collection[Any]]) -> Columns:
+def _encode(fields: Sequence[Field], said: Sequence[Mapping[str, Any]]) -> Columns:
     columns: Columns = {}
     for field in fields:
-        encoded, _ = field.codec.encode([each[field.name] for each in said])  # type: ignore[call-overload]
+        encoded, _ = field.codec.encode([each[field.name] for each in said])
         limits = field.codec.limits()
         for key, column in encoded.items():
             if limits.get(key) != 0:  # 0: batches do without it

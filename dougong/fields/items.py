@@ -201,7 +201,7 @@ class Vectors(nn.Module):
         if self.tower is None:
             assert self.embedding is not None
             return self.embedding.weight[start:stop]
-        return self.known(torch.arange(self.size, device=self.tower.norm.weight.device)[start:stop])
+        return self.known(torch.arange(self.size, device=next(self.parameters()).device)[start:stop])
 
     def known(self, items: Tensor) -> Tensor:  # (n,) -> (n, D)
         """By their content, and by themselves, if they were chosen in training, where some are left out at random."""
