@@ -49,7 +49,12 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     kinds = [columns[name].guess() for name in outputs]
     if kinds == ["chat"]:
         lines = left_out(lines, "a conversation is learnt from itself alone")
-    elif all(line.lstrip().startswith("#") for line in lines) and kinds != ["text"]:
+    elif kinds == ["boxes"]:
+        picture = next((name for name, column in inputs.items() if column.guess() == "image"), None)
+        alone = "boxes are told of a picture alone"
+        pairs = zip(inputs, lines, strict=True)
+        lines = [line if name == picture else left_out([line], alone)[0] for name, line in pairs]
+    if all(line.lstrip().startswith("#") for line in lines) and kinds not in (["chat"], ["text"]):
         left = f"beside {', '.join(map(repr, outputs))} no column can be looked at: it has {', '.join(columns)}"
         raise DataError(f"{data}: {left}. Fix: give a file with more columns, or write the recipe by hand.")
     return checked(
@@ -199,9 +204,9 @@ def answers_of(value: object) -> list[str]:
 
 def likely_output(columns: dict[str, Column]) -> str:
     """A conversation, or the tags or quotes of a text; a column called like an answer, else the last that is no text or date."""
-    for kind in ("chat", "tags", "span"):
+    for kind in ("chat", "tags", "span", "boxes"):
         for name, column in columns.items():
-            if column.kind == kind:
+            if kind in (column.kind, column.guess() if kind == "boxes" else ""):
                 return name
     usual = ("label", "labels", "target", "class", "category", "y", "output", "sentiment", "topic", "price", "score")
     for name in usual:

@@ -242,6 +242,40 @@ def test_conversations_are_learnt_from_themselves_alone(tmp_path: Path):
     assert "chat" not in types(dougong.new(broken, predict="n"))[0].values()
 
 
+@pytest.mark.parametrize("as_text", [True, False])
+def test_boxes_are_told_of_their_picture_alone(as_text: bool, tmp_path: Path):
+    boxes = [[[1, 2, 3, 4.5, "cat"], [0, 0, 2, 2, "dog"]], []]
+    said = [json.dumps(each) if as_text else each for each in boxes]
+    lines = [{"photo": f"{index}.png", "place": "ab"[index % 2], "marks": said[index % 2]} for index in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = proposal.propose(Path("rows.jsonl"), [], tmp_path)
+    assert "\n  photo: image " in text
+    assert "\n  marks: boxes " in text
+    assert "\n  # place: category" in text
+    assert "boxes are told of a picture alone" in text
+    with pytest.raises(DataError, match="beside 'marks' no column can be looked at"):
+        proposal.propose(
+            write_lines(tmp_path, [{"marks": line["marks"], "place": line["place"]} for line in lines]), [], tmp_path
+        )
+
+
+def test_annotated_pictures_are_proposed_as_boxes(tmp_path: Path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+    }
+    (tmp_path / "cats.coco.json").write_text(json.dumps(content))
+    text = proposal.propose(Path("cats.coco.json"), [], tmp_path)
+    assert "\n  image: image " in text
+    assert "\n  boxes: boxes " in text
+
+
+def write_lines(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Path("lines.jsonl")
+
+
 def test_of_huge_rows_only_some_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = as_lines(tmp_path / "x.jsonl", sentences(as_text=False))
     monkeypatch.setattr(proposal, "KEPT", 10)  # not even one row: nothing is seen side by side

@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from dougong.core.errors import shown
-from dougong.data import dates
+from dougong.data import boxes, dates
 from dougong.data.cleaning import MAX_NUMBER, Kinds, to_number
 from dougong.data.duplicates import value_hashes
 from dougong.data.media import ENDINGS, kind_of
@@ -111,6 +111,8 @@ class Column:
     lists: int = 0
     media: Counter[str] = field(default_factory=Counter)  # names of files, by the type that reads them
     dates: int = 0
+    boxes: int = 0  # values that are boxes in a picture; of those that look like none, `blank` are an empty list
+    blank: int = 0
     lengths: Histogram = field(default_factory=Histogram)  # characters of text, items of lists
     hashes: set[int] = field(default_factory=set)  # of distinct values, at most one more than MAX_DISTINCT
     classes: Counter[str] = field(default_factory=Counter)  # of values that may be labels
@@ -120,6 +122,13 @@ class Column:
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             self.missing += 1
             return
+        if not self.kind:
+            self.boxes += boxes.looks_like(value)
+            self.blank += value in ([], "[]")
+        if self.kind == "boxes" and isinstance(value, dict):  # as their type reads them
+            self.lengths.add(len(value["labels"]))
+            for name, count in Counter(value["labels"]).items():
+                self._add_class(name[:NAME], count)
         if isinstance(value, list | tuple) and value and all(isinstance(item, bytes) for item in value):
             self.media.update([] if self.kind else ["video"])  # its frames
             self._count([value])
@@ -200,7 +209,7 @@ class Column:
 
     def merge(self, other: Column) -> None:
         self._merge_numbers(other)
-        for name in ("rows", "missing", "not_finite", "lists", "dates"):
+        for name in ("rows", "missing", "not_finite", "lists", "dates", "boxes", "blank"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths.merge(other.lengths)
         self.media.update(other.media)
@@ -235,6 +244,8 @@ class Column:
             return self.kind or "text"
         distinct = len(self.hashes)
         few = distinct <= max(2, min(100, self.present // 3))  # each value stands three times or more
+        if self.boxes and self.boxes + self.blank == self.present:
+            return "boxes"
         if self.lists == self.present:
             return "labels"
         if self.present in self.media.values():
@@ -251,9 +262,9 @@ class Column:
         result: dict[str, Any] = {"type": self.guess(), "missing": self.missing, "distinct": self.distinct()}
         if self.numbers and result["type"] == "number":
             result |= {"min": self.low, "max": self.high, "mean": self.mean, "std": self.std}
-        if self.lengths.bins and result["type"] in ("text", "labels"):
+        if self.lengths.bins and result["type"] in ("text", "labels", "boxes"):
             result["length"] = self.lengths.summary()
-        if result["type"] in ("category", "labels"):
+        if result["type"] in ("category", "labels", "boxes"):
             result["classes"] = dict(self.top_classes())
         if self.not_finite:
             result["not_finite"] = self.not_finite
@@ -288,7 +299,21 @@ def _name(value: object) -> str:
 
 
 OTHERS = "(other values)"
-PLAIN = ("kind", "rows", "missing", "not_finite", "numbers", "mean", "squares", "low", "high", "lists", "dates")
+PLAIN = (
+    "kind",
+    "rows",
+    "missing",
+    "not_finite",
+    "numbers",
+    "mean",
+    "squares",
+    "low",
+    "high",
+    "lists",
+    "dates",
+    "boxes",
+    "blank",
+)
 
 
 class DataReport:

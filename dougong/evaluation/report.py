@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.core.artefacts import write_file
+from dougong.evaluation import drawing
 from dougong.evaluation.charts import Line, calibration_chart, line_chart
 
 Record = Mapping[str, Any]
@@ -63,7 +64,9 @@ class ReportContent:
         default_factory=dict
     )  # split -> metric -> value, low, high, rows
     log: Sequence[Record] = ()  # step, loss, val_loss, lr, tokens_per_second | rows_per_second, memory_bytes, grad_norm
-    samples: Sequence[Record] = ()  # {prompt, text} or {input, prediction, target, right: true, false, or null}
+    samples: Sequence[
+        Record
+    ] = ()  # {prompt, text}, {input, prediction, target, right: true, false, or null}, or {drawn}
     settled: Mapping[str, Record] = field(default_factory=dict)  # by output: what was chosen on the validation rows
     classes: Mapping[str, ClassScores] = field(default_factory=dict)  # by output
     confusion: Mapping[str, ConfusionMatrix] = field(default_factory=dict)  # by output
@@ -100,13 +103,14 @@ def render(content: ReportContent) -> str:
     sections = "".join(f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, title, body in shown)
     name = escape(content.name)
     summary = f'<p class="summary">{escape(content.summary)}</p>' if content.summary else ""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    images = " img-src data:;" if any("drawn" in sample for sample in content.samples) else ""
+    policy = f"default-src 'none'; style-src 'unsafe-inline';{images} base-uri 'none'; form-action 'none'"
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark">'
-        f"<title>{name} – dougong report</title><style>{STYLE}</style></head><body>"
+        f"<title>{name} – dougong report</title><style>{STYLE}{drawing.STYLE}</style></head><body>"
         f'<header><p class="kind">dougong report</p><h1>{name}</h1>{summary}{_parent(content)}</header>'
         f'<div class="page"><nav aria-label="Contents"><ul>{links}</ul></nav><main>{sections}</main></div>'
         f"</body></html>\n"
@@ -321,10 +325,14 @@ def _calibration(name: str, curve: CalibrationCurve) -> str:
 
 def _samples(samples: Sequence[Record]) -> str:
     cards = "".join(_sample(sample) for sample in samples[:MOST_SAMPLES])
-    return f'<div class="samples">{cards}</div>{_more(MOST_SAMPLES, len(samples))}' if cards else ""
+    body = f'<div class="samples">{cards}</div>{_more(MOST_SAMPLES, len(samples))}' if cards else ""
+    drawn = any("drawn" in sample for sample in samples)
+    return _figure(body, "", "Whole lines: what is told, with its score. Dashed: what is right.") if drawn else body
 
 
 def _sample(sample: Record) -> str:
+    if "drawn" in sample:
+        return f'<article class="card">{drawing.svg(sample["drawn"])}</article>'
     if "text" in sample:
         prompt, text = (
             str(sample.get("prompt") or ""),

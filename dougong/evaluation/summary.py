@@ -17,13 +17,16 @@ from dougong.core.devices import device_name, place
 from dougong.core.errors import Note
 from dougong.data.cleaning import TEXTS
 from dougong.data.loader import Loader, collate, once
+from dougong.data.pictures import png
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.data.shards import Split
 from dougong.evaluation import report
+from dougong.evaluation.drawing import Drawn
 from dougong.evaluation.measure import Measured, read_measured
 from dougong.evaluation.report import CalibrationCurve, ClassScores, ConfusionMatrix, ReportContent, write_report
 from dougong.fields import Field
 from dougong.inference.neighbours import Vectors, nearest, ranks, together
+from dougong.inference.predict import as_numpy
 from dougong.model import Model
 from dougong.recipe import Recipe
 from dougong.run import PREDICT_ROWS, Run
@@ -145,6 +148,8 @@ def _samples(run: Run) -> list[dict[str, Any]]:
     if run.converses:  # what the evaluation has asked already
         measured = read_measured(run.folder / "evaluations" / run.held_out)
         return [_spoken(each) for each in measured.details[str(run.recipe.written)].get("golden", ())]
+    if place_of := next((field for field in run.outputs if getattr(field.type, "OF", None) == "image"), None):
+        return _drawn(run, place_of)
     split = run.prepared.split(run.held_out)
     columns = split.take(np.linspace(0, split.rows - 1, min(SAMPLES, split.rows)).astype(np.int64))
     decoded = {
@@ -180,6 +185,36 @@ def _samples(run: Run) -> list[dict[str, Any]]:
             else all(said["value"] == target[name] for name, said in answer.items()),
         }
         for row, target, answer in zip(rows, targets, answers, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _drawn(run: Run, field: Field) -> list[dict[str, Any]]:
+    """A few held-out pictures with the boxes told of them, and those that are right."""
+    split = run.prepared.split(run.held_out or "")
+    rows = np.linspace(0, split.rows - 1, min(SAMPLES, split.rows)).astype(np.int64)
+    columns = split.take(rows)
+    batch = collate(columns, rows, assembly.limits_of([*run.inputs, *run.outputs]))
+    with run.autocast():
+        outputs = run.model.predict(place(batch, next(run.model.parameters()).device))
+    answers = field.codec.answers({key: as_numpy(value) for key, value in outputs[field.name].items()})
+    right = field.codec.decode(_of(columns, field.name))
+    seen = next(each for each in run.inputs if each.name == field.config.of)
+    pixels = seen.codec.decode(_of(columns, seen.name))
+    sizes = np.asarray(columns[f"{field.name}.size"]).tolist()
+    return [
+        {
+            "drawn": Drawn(
+                png(shown),
+                (size[0], size[1]),
+                [
+                    ((x, y, far, low), label, score)
+                    for (x, y, far, low, label), score in zip(answer["value"], answer["scores"], strict=True)
+                ],
+                [((x, y, far, low), label or "(not seen in training)") for x, y, far, low, label in true],
+            )
+        }
+        for shown, size, answer, true in zip(pixels, sizes, answers, right, strict=True)
     ]
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fetch
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dougong.data import archives
 
@@ -41,6 +43,13 @@ def write_jsonl(name: str, rows: Iterable[Mapping[str, object]]) -> None:
     with writing(name) as path:
         path.write_text("".join(lines), encoding="utf-8")
     tell(name, len(lines))
+
+
+def write_parquet(name: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Pictures among other values; rows are read in groups of 1,000."""
+    with writing(name) as path:
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path, row_group_size=1_000)
+    tell(name, len(rows))
 
 
 def read_jsonl(name: str) -> list[dict[str, str]]:
