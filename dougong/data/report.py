@@ -126,8 +126,9 @@ class Column:
             self.boxes += boxes.looks_like(value)
             self.blank += value in ([], "[]")
         if self.kind == "boxes" and isinstance(value, dict):  # as their type reads them
-            self.lengths.add(len(value["labels"]))
-            for name, count in Counter(value["labels"]).items():
+            labels: list[str] = value["labels"]
+            self.lengths.add(len(labels))
+            for name, count in Counter(labels).items():
                 self._add_class(name[:NAME], count)
         if isinstance(value, list | tuple) and value and all(isinstance(item, bytes) for item in value):
             self.media.update([] if self.kind else ["video"])  # its frames
