@@ -106,9 +106,14 @@ def columns_of(config: Any, name: str, train: list[dict[str, str]]) -> Iterator[
     elif config.type == "date":
         parts = ("year", "month", "day", "hour")
         for of in [*map(attrgetter, parts), datetime.weekday, day_of_year]:
-            yield lambda row, of=of: of(datetime.fromisoformat(str(dates.read(row[name]))))  # type: ignore[misc]
+            yield lambda row, of=of: of(moment(row[name], config.order)) if row[name] else np.nan  # type: ignore[misc]
     else:
         raise SystemExit(f"inputs.{name}: a {config.type} is nothing that trees can look at")
+
+
+def moment(value: str, order: str) -> datetime:
+    day_first, month_first = dates.ways(str(dates.read(value)))
+    return datetime.fromisoformat(str(month_first if order == "mdy" else day_first))
 
 
 def day_of_year(moment: datetime) -> float:
