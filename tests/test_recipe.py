@@ -292,6 +292,7 @@ def golden() -> list[tuple[str, str, str]]:
     text = (Path(__file__).parent / "recipe_mistakes.txt").read_text(encoding="utf-8")
     text = text.replace("{TYPES_IN}", ", ".join(fields.having("Encoder")))
     text = text.replace("{TYPES_OUT}", ", ".join(fields.having("Head")))
+    text = text.replace("{PRESETS}", ", ".join(backbones.load("transformer").PRESETS))
     text = text.replace("{LOSSES}", ", ".join(get_args(get_type_hints(losses.Loss)["kind"])))
     blocks = text.split("\n\n")[1:]
     split = [block.strip("\n").split("\n") for block in blocks]
@@ -528,7 +529,7 @@ def test_an_overridden_budget_replaces_the_old_one(tmp_path: Path):
         ("train.step=5", "train.step: there is no such key. Fix: write 'steps'."),
         ("train.steps=many", "train.steps = 'many': expected a whole number above 0."),
         ("modle.layers=2", "modle: there is no such key. Fix: write 'model'."),
-        ("inputs.reviw.max_length=2", "inputs.reviw.type is missing: expected one of category, image"),
+        ("inputs.reviw.max_length=2", "inputs.reviw.type is missing: expected one of " + fields.having("Encoder")[0]),
         ("train", "-s = 'train': expected key.path=value. Fix: write -s train.steps=100."),
         ("=3", "-s = '=3': expected key.path=value."),
         ("a..b=3", "-s = 'a..b=3': expected key.path=value."),
