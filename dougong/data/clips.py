@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from dougong.core.errors import missing_extra
 from dougong.data import pictures
 from dougong.data.media import ENDINGS
@@ -185,7 +187,8 @@ def _video(stream: BinaryIO, demuxer: str, most: int, size: Size | None) -> Iter
                 if frame.is_corrupt:
                     raise ValueError(f"a damaged video: frame {count:,} of {expected:,}")
                 if count - 1 in wanted:
-                    yield pictures.png(frame.to_ndarray(format="rgb24"), size, turned=round(frame.rotation / 90))
+                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                    yield pictures.png(pixels, size or pictures.at_most((pixels.shape[0], pixels.shape[1])))
                 if count > max(wanted):
                     break
             if count <= max(wanted):

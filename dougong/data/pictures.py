@@ -184,7 +184,7 @@ class Animation:
 
     def _frame(self, place: int, size: tuple[int, int] | None) -> bytes:
         self.picture.seek(place)  # composes those before it as well
-        return png(np.asarray(self.picture.convert("RGB")), size)
+        return png(np.asarray(self.picture.convert("RGB")), size or at_most(self.size))
 
     def _checked(self, look: Callable[[], Any], where: str = "") -> Any:
         try:
@@ -193,15 +193,13 @@ class Animation:
             raise ValueError(f"a damaged {self.picture.format}{where}") from None
 
 
-def png(pixels: np.ndarray, size: tuple[int, int] | None = None, *, turned: int = 0) -> bytes:
-    """Pixels (H, W, C) uint8 as a PNG file of that size, or of at_most theirs; first turned by quarters to the left."""
+def png(pixels: np.ndarray, size: tuple[int, int] | None = None) -> bytes:
+    """Pixels (H, W, C) uint8 as a PNG file; of that size, if one is given."""
     from PIL import Image
 
-    pixels = np.rot90(pixels, turned)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    height, width = size or at_most((pixels.shape[0], pixels.shape[1]))
-    if (picture.height, picture.width) != (height, width):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if size and (picture.height, picture.width) != size:
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     stream = io.BytesIO()
     picture.save(stream, "PNG", compress_level=1)
     return stream.getvalue()

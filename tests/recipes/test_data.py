@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.scripts import load
 
@@ -23,6 +25,9 @@ chatterbot = load("recipes/data/chatterbot.py")
 chitchat = load("recipes/data/chitchat.py")
 fashion_mnist = load("recipes/data/fashion_mnist.py")
 moving_fashion = load("recipes/data/moving_fashion.py")
+wesnoth = load("recipes/data/wesnoth.py")
+sprites = load("recipes/data/sprites.py")
+majority_baseline = load("benchmarks/majority_baseline.py")
 tags_baseline = load("benchmarks/tags_baseline.py")
 
 PACKAGES = """Package: gcc-12-doc
@@ -289,3 +294,34 @@ def test_a_garment_moves_as_its_label_says_and_comes_in_again_where_it_left() ->
         assert [tuple(map(int, np.argwhere(frame)[0])) for frame in frames[:2]] == [(0, 37), there]
         assert frames.sum((1, 2)).tolist() == [255] * 8
     assert len(moving_fashion.MOTIONS) == 16
+
+
+def test_a_unit_acts_as_the_last_word_of_its_files_says_and_its_frames_are_in_order() -> None:
+    names = [f"orcs/grunt-se-attack-{number}.png" for number in (10, 9, 1)]
+    names += [
+        "orcs/grunt+female-defend-1.png",
+        "orcs/grunt+female-defend-2.png",
+        "orcs/grunt-die-1.png",
+        "orcs/grunt.png",
+    ]
+    names += ["elves/lady-laugh-1.png", "elves/lady-laugh-2.png"]
+    rows, left_out = sprites.clips(names)
+    assert rows == [
+        {"frames": names[3:5], "action": "defend", "unit": "orcs/grunt"},
+        {"frames": names[2::-1], "action": "attack", "unit": "orcs/grunt"},
+    ]
+    assert left_out == 1
+
+
+def test_a_sprite_stands_in_the_middle_of_its_field(tmp_path: Path) -> None:
+    Image.new("RGBA", (10, 4), (255, 0, 0, 255)).save(tmp_path / "unit.png")
+    pixels = np.asarray(Image.open(io.BytesIO(sprites.framed(tmp_path / "unit.png"))))
+    assert pixels.shape == (96, 96, 3)
+    found = np.argwhere((pixels == [255, 0, 0]).all(-1))
+    assert (found.min(0).tolist(), found.max(0).tolist()) == ([46, 43], [49, 52])
+    assert (pixels[0, 0] == 255).all()
+
+
+def test_the_most_frequent_class_is_that_of_the_training_rows() -> None:
+    assert majority_baseline.majority(["a", "b", "b"], ["a", "b", "a", "c"]) == 0.25
+    assert majority_baseline.majority(["b", "a"], ["a"]) == 1.0
