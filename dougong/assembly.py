@@ -116,6 +116,8 @@ def plan_of(
         )
     limits, strides = limits_of([*inputs, *outputs]), strides_of([*inputs, *outputs])
     most = BRIEF_ROWS if brief else None
+    if not shuffle and not brief:  # each of which is to be made anew
+        most = next((field.config.samples for field in outputs if fields.made(field.config)), None)
     if (quoting := next((field for field in outputs if fields.quotes(field.config)), None)) is not None:
         windows = windows_of(split, inputs, quoting, most)
         return RowPlan(windows, limits=limits, batch_rows=rows, batch_tokens=tokens, seed=recipe.seed, shuffle=shuffle)

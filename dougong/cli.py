@@ -253,10 +253,11 @@ def next_steps(run: Any) -> str:
         "words": f"dougong predict {run.folder} --value word=WORD --top 10",
         "masked": f"start another recipe from it with model: {{init: {run.folder}}}",
         "writes": f"dougong generate {run.folder}",
+        "makes": f"dougong generate {run.folder}{' PROMPT' if run.inputs else ''} --output FOLDER",
         "answers": f"dougong predict {run.folder} DATA",
     }
     kind = "masked" if run.recipe.masked else "writes" if run.recipe.written else "answers"
-    kind = "words" if run.words else kind
+    kind = "words" if run.words else "makes" if run.made else kind
     return f"Next: {uses[kind]}, or open the report in a browser."
 
 
@@ -367,21 +368,61 @@ def predict(
     metavar="FILE",
     help="What is written is JSON that fits the schema in this file.",
 )
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Of pictures: the folder that they go to.")
+@click.option("--count", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("--guidance", type=click.FloatRange(0), help="Of pictures: how far they go beyond what is asked.")
+@click.option("--sampling-steps", type=click.IntRange(1, 1000), help="Of pictures: in how many steps each is made.")
+@click.option("--sampler", type=click.Choice(["euler", "ddim"]), help="Of pictures: how a step is taken.")
 def generate(
-    run: str, prompts: tuple[str, ...], messages: Path | None, json_schema: Path | None, **options: Any
+    run: str,
+    prompts: tuple[str, ...],
+    messages: Path | None,
+    json_schema: Path | None,
+    output: Path | None,
+    **options: Any,
 ) -> tuple[Any, str]:
-    """Write text after each prompt (from nothing where there is none); of a chat, the reply to each."""
+    """Write text after each prompt (from nothing where there is none); of a chat, the reply to each; or make pictures."""
     import dougong
     from dougong.inference.json_schemas import read_schema
 
     opened = dougong.load(run)
+    context = (
+        click.get_current_context()
+    )  # what is not said is not asked for: texts and pictures have options of their own
+    options = {name: value for name, value in options.items() if is_said(context, name)}
+    if opened.made is not None:
+        return pictures(opened, prompts, messages, output, json_schema, options)
     prompts = prompts or ("",)
     schema = None if json_schema is None else read_schema(json_schema)
-    texts = dougong.generate(opened, prompts, messages=messages, json_schema=schema, **options)
+    texts = dougong.generate(opened, prompts, messages=messages, output=output, json_schema=schema, **options)
     if messages:
         return {"texts": [{"text": text} for text in texts]}, "\n\n".join(texts)
     shown = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     return {"texts": shown}, "\n\n".join(texts if opened.converses else map("".join, zip(prompts, texts, strict=True)))
+
+
+def is_said(context: click.Context, option: str) -> bool:
+    return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+
+
+def pictures(
+    run: Any, prompts: tuple[str, ...], messages: Path | None, output: Path | None, schema: Path | None, options: Any
+) -> tuple[Any, str]:
+    """The pictures of each prompt, which is the value of the one input, or of several a JSON object of their columns."""
+    import dougong
+    from dougong.core.errors import bad_field
+    from dougong.core.strict_json import parse_json
+    from dougong.lifecycle import picture_name
+
+    if output is None:
+        raise bad_field("output", None, "a folder for the pictures", "say --output FOLDER")
+    options |= {} if schema is None else {"json_schema": str(schema)}
+    asked: list[Any] = [parse_json(prompt.encode(), "prompt") if len(run.inputs) > 1 else prompt for prompt in prompts]
+    made = dougong.generate(run, asked or ("",), messages=messages, output=output, **options)
+    count = len(made) // max(len(asked), 1)
+    files = [str(output / picture_name(number)) for number in range(len(made))]
+    shown = [{"prompt": asked[place // count] if asked else None, "file": file} for place, file in enumerate(files)]
+    return {"pictures": shown}, "\n".join(files)
 
 
 @verb

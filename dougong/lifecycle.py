@@ -27,13 +27,13 @@ from dougong.data.conversations import Message
 from dougong.data.report import DataReport
 from dougong.data.rows import SPLITS, beside
 from dougong.data.shards import Split
-from dougong.evaluation import comparison, measure, settling, summary
+from dougong.evaluation import comparison, judging, measure, settling, sheets, summary
 from dougong.evaluation.comparison import Comparison
 from dougong.evaluation.measure import Measured
 from dougong.fields import Field, metrics_of
 from dougong.inference import generate as generation
 from dougong.run import Run
-from dougong.training import routes
+from dougong.training import adversarial, routes
 from dougong.training.fit import autocast_for, check_needs_no_validation, fit
 from dougong.training.loop import task_loss
 from dougong.training.monitors import Stop
@@ -72,11 +72,19 @@ def check(recipe: Source, *, overrides: Sequence[str] = ()) -> DataReport:
     loaded = recipes.load(recipe, overrides)
     if loaded.model.init is not None:
         runs.open_run(loaded.model.init)
+    check_judge(loaded)
     report = preparation.inspect(loaded.data, assembly.used_fields(loaded))
     if not report.kept["validation"]:
         check_needs_no_validation(loaded.train)
         settling.check_needs_no_rows(loaded.outputs)
     return report
+
+
+def check_judge(recipe: recipes.Recipe) -> None:
+    """Whether the run that is to judge what is made is there, and can: missed now, and not after hours."""
+    for name, config in recipe.outputs.items():
+        inputs = [Field(each, other, None) for each, other in recipe.inputs.items()]
+        judging.Judge.of(Field(name, config, None), inputs)
 
 
 def prepare(
@@ -119,6 +127,7 @@ def train(
 
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     parent = None if recipe.model.init is None else runs.open_run(recipe.model.init)
+    check_judge(recipe)
     prepared = assembly.prepared_data(recipe, known=run_folder.key_begun_with(folder), say=say)
     inputs, outputs = assembly.fitted(recipe, prepared)
     for output in outputs:
@@ -145,6 +154,8 @@ def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
         seed=recipe.seed,
         loss_fn=task_loss(weights),
         validate=(lambda: measure.validation(model, plan, autocast, weights)) if plan else None,
+        watch=sheets.watcher(folder, model, held_out, autocast) if plan and model.made else None,
+        forward_backward=adversarial.seam(model),
         quiet=quiet,
     )
     if fitted.stopped:
@@ -387,20 +398,49 @@ def _readable(
 
 
 def generate(
-    run: Run | str | Path, prompts: str | Sequence[Any] = ("",), *, messages: str | Path | None = None, **options: Any
-) -> list[str]:
+    run: Run | str | Path,
+    prompts: str | Sequence[Any] = ("",),
+    *,
+    messages: str | Path | None = None,
+    output: str | Path | None = None,
+    **options: Any,
+) -> list[Any]:
     """Text that the run writes after each prompt; of a chat the reply to each, a text or a list of messages.
 
-    `messages` is a file of conversations that takes the place of prompts.
-    Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, beams, length_penalty, regex, json_schema.
+    `messages` is a file of conversations that takes the place of prompts. Of a run that makes pictures `count` of each
+    prompt, (H, W, C) uint8; with `output` they are written into that folder, too, as PNG files.
+    Options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, beams, length_penalty, regex, json_schema;
+    of pictures count, seed, and what their backbone can change, such as guidance and sampling_steps.
     """
-    generation.options(options)
     run = runs.open_run(run)
+    if run.made is not None:
+        if messages is not None:
+            raise bad_field("messages", str(messages), "a run whose output is a chat", "give prompts")
+        return _pictures(run, run.made, prompts, output, options)
+    generation.options(options)
+    if output is not None:
+        raise bad_field("output", str(output), "a run that makes pictures", "leave it out")
     if messages is not None:
         if tuple(prompts) != ("",):
             raise bad_field("messages", str(messages), "prompts or a file of messages, not both", "leave one out")
         prompts = _conversations(run, str(messages))
     return run.generate([prompts] if isinstance(prompts, str) else list(prompts), **options)
+
+
+def _pictures(
+    run: Run, made: Field, prompts: str | Sequence[Any], output: str | Path | None, options: dict[str, Any]
+) -> list[Any]:
+    found = run.generate(prompts, **options)
+    if output is not None:
+        make_folder(Path(output))
+        for number, picture in enumerate(found):
+            write_file(Path(output) / picture_name(number), made.codec.file(picture))
+    return found
+
+
+def picture_name(number: int) -> str:
+    """The file of the so-manieth picture that was made."""
+    return f"{number:05}.png"
 
 
 def _conversations(run: Run, data: str) -> list[list[Message]]:

@@ -6,6 +6,8 @@ An output that is written step by step (text) is also an input, one step behind:
 (objective: masked) with some of its tokens hidden, and the backbone looks both ways. What
 it answers to stands before it in one sequence (layout: decoder), or is read by an encoder of its own, which looks both
 ways and whose features each layer attends to (layout: encoder-decoder).
+
+An output that is made from noise (an image) has a backbone that MAKES it: what the inputs say are their features, joined.
 """
 
 # B batch, T positions, D width
@@ -26,6 +28,7 @@ from dougong.core.errors import bad_field
 from dougong.fields import Field, reads_apart, reads_finer
 from dougong.layers.features import Features, stacked
 from dougong.layers.losses import Loss
+from dougong.layers.noise import drawn, repeated
 from dougong.layers.pooling import cells
 from dougong.layers.weighing import Uncertainty
 
@@ -59,8 +62,11 @@ class Model(nn.Module):
                 raise bad_field("model.kind", config.kind, *looks_ahead(self.following.name))
         self.quoting = next((field for field in outputs if fields.quotes(field.config)), None)
         self.paired = next((field for field in outputs if reads_apart(field.config)), None)
+        self.made = next((field for field in outputs if fields.made(field.config)), None)
         module = backbones.load(config.kind)
         if self.written is not None and (lacks := unfit(self.written.name, self.written.config, config.kind)):
+            raise bad_field("model.kind", config.kind, *lacks)
+        if lacks := unmade(self.made is not None, config.kind):
             raise bad_field("model.kind", config.kind, *lacks)
         if self.written is not None and fields.bounded(self.written.config) and not keeps_apart(config):
             raise bad_field("model.kind", config.kind, KEEPS_APART, "use kind: transformer")
@@ -86,8 +92,11 @@ class Model(nn.Module):
         if self.paired is not None:  # one after the other, in place of side by side
             forms = {(self.positions([field]), self.axes([field])) for field in joined}
             positions, axes = forms.pop() if len(forms) == 1 else (None, None)
-        looks_back = (self.written is not None and not self.masked) or self.following is not None
-        self.backbone = module.Backbone(config, positions=positions, causal=looks_back, axes=axes)
+        if self.made is not None:
+            self.backbone = module.Backbone(config, positions=positions, shape=self.made.codec.shape)
+        else:
+            looks_back = (self.written is not None and not self.masked) or self.following is not None
+            self.backbone = module.Backbone(config, positions=positions, causal=looks_back, axes=axes)
         for field in self.outputs:
             own_loss, width = field.config.loss or loss, self.backbone.out_width
             more = {"finer": getattr(self.backbone, "finer_widths", ())} if reads_finer(field.config) else {}
@@ -139,11 +148,14 @@ class Model(nn.Module):
         """The features that the heads read: for a written output, those of its own positions only.
 
         For a pairing those of each input by itself, below each other: 2B rows. For what goes on with a history those of
-        its places, each of which knows of the other inputs and of the places before it.
+        its places, each of which knows of the other inputs and of the places before it. For what is made from noise what
+        the inputs say, which may be nothing: no positions.
         """
         if self.paired is not None:
             return stacked([self.alone(field, batch) for field in self.inputs])
         arrived = [self.arrival(field)(batch) for field in self.inputs]
+        if self.made is not None:
+            return self.join(arrived) if arrived else self.nothing(batch)
         if self.following is not None:
             return self.read(arrived[:-1], arrived[-1])
         if self.written is None:
@@ -151,6 +163,18 @@ class Model(nn.Module):
         if self.masked:
             return self.backbone(at_precision(self.arrival(self.written).concealed(batch)))
         return self.read(arrived, self.arrival(self.written).shifted(batch))
+
+    def nothing(self, batch: Batch) -> Features:
+        """Features of no positions, which say nothing of the rows."""
+        values = next(self.backbone.parameters()).new_zeros(len(batch["row"]), 0, self.backbone.out_width)
+        return at_precision(Features(values, values.new_zeros(values.shape[:2], dtype=torch.bool)))
+
+    def make(self, batch: Batch, seeds: Sequence[int], config: Any = None) -> dict[str, Tensor]:
+        """The output that is made from noise, for the inputs of these rows: its arrays. `config`: another way to make it."""
+        assert self.made is not None
+        device = next(self.backbone.parameters()).device
+        noise = repeated(seeds, self.backbone.noise_shape, device).noise
+        return self.head(self.made).arrays(self.backbone.make(self(batch), noise, config))
 
     def alone(self, field: Field, batch: Batch) -> Features:
         """The features of one input, which the others have no part in."""
@@ -229,7 +253,17 @@ class Model(nn.Module):
         return result
 
     def _losses(self, features: Features, batch: Batch) -> Losses:
+        if self.made is not None:
+            return {self.made.name: self.made_losses(features, batch).sum()}
         return {field.name: self.head(field).loss(features, batch, field.name) for field in self.outputs}
+
+    def made_losses(self, condition: Features, batch: Batch) -> Tensor:  # (B,), 0 where there is no target
+        """Outside of training draws follow from the rows: the same for every model."""
+        assert self.made is not None
+        head, rows, shape, device = self.head(self.made), batch["row"], self.backbone.noise_shape, batch["row"].device
+        draws = drawn(len(rows), shape, device) if self.training else repeated(rows.tolist(), shape, device)
+        losses = self.backbone.losses(head.values(batch, self.made.name), condition, draws)
+        return losses * head.known(batch, self.made.name)
 
     def predict(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
         """What each output's head predicts for these rows."""
@@ -238,6 +272,9 @@ class Model(nn.Module):
     def evaluate(self, batch: Batch) -> tuple[dict[str, dict[str, Tensor]], Losses]:
         """Predictions, and the summed loss of each output, from one pass."""
         features = self(batch)
+        if self.made is not None:
+            losses = self.made_losses(features, batch)
+            return {self.made.name: {"loss": losses}}, {self.made.name: losses.sum()}
         outputs = self._predict(features, batch)
         if self.written is not None:  # what each token cost is its prediction and its loss
             return outputs, {self.written.name: outputs[self.written.name]["nats"].sum()}
@@ -364,6 +401,15 @@ def looks_ahead(name: str) -> tuple[str, str]:
     """What a kind of backbone would have to be for an output that every place of a history tells, and the fix."""
     expected = f"a backbone that can look back only: every place of a history tells the next {name!r}"
     return expected, "write kind: transformer or recurrent, or learn: last"
+
+
+def unmade(made: bool, kind: str) -> tuple[str, str] | None:
+    """What a kind of backbone would have to be for outputs of which one is made from noise, or none; None if it is."""
+    if made == backbones.makes(kind):
+        return None
+    makers = [name for name in backbones.names() if backbones.makes(name) == made]
+    expected = "a backbone that makes its output from noise" if made else "one that does not make its output from noise"
+    return f"{expected}: {', '.join(makers)}", f"write kind: {'diffusion' if made else 'transformer'}"
 
 
 KEEPS_APART = "a backbone that keeps documents apart within a window (boundaries: true)"

@@ -19,7 +19,7 @@ from dougong.core.errors import MISSING, NO_SUCH_KEY, FieldError, Problem, Recip
 from dougong.data import prepare
 from dougong.data.cleaning import SAID, TEXTS
 from dougong.data.rows import has_column
-from dougong.model import KEEPS_APART, keeps_apart, looks_ahead, unfit
+from dougong.model import KEEPS_APART, keeps_apart, looks_ahead, unfit, unmade
 from dougong.training import loop
 
 RUNS = Path("runs")
@@ -62,6 +62,11 @@ class Recipe:
     def paired(self) -> str | None:
         """The output that reads each input by itself (a pairing), if there is one."""
         return next((name for name, config in self.outputs.items() if fields.reads_apart(config)), None)
+
+    @property
+    def made(self) -> str | None:
+        """The output that is made from noise (an image), if there is one."""
+        return next((name for name, config in self.outputs.items() if fields.made(config)), None)
 
     @property
     def shares_encoder(self) -> bool:
@@ -334,7 +339,11 @@ class Reader:
         if written and inputs and not hasattr(fields.load(kind := outputs[written[0]].type), "ANSWERS"):
             expected = f"none beside a {kind}, which holds all that it answers to"
             self.wrong("inputs", ", ".join(inputs), expected, f"remove them, or write outputs: {{{written[0]}: text}}")
-        if not written and not plain.get("inputs") and outputs:
+        made = [name for name, config in outputs.items() if fields.made(config)]
+        if made and len(outputs) > 1:
+            kind = outputs[made[0]].type
+            self.wrong(f"outputs.{made[0]}", kind, f"an output of type {kind} to be the only one", "train two models")
+        if not written and not made and not plain.get("inputs") and outputs:
             given = plain.get("inputs", MISSING)
             fix = "add inputs: {review: text}"
             self.wrong("inputs", given, "at least one input: what the model shall look at", fix)
@@ -354,6 +363,11 @@ class Reader:
                 self.wrong("train.batch_tokens", train.batch_tokens, expected, f"write batch_tokens: {context}")
         if model is None:
             return
+        module = backbones.load(model.kind)
+        self.problems += module.check("model", model, whole) if hasattr(module, "check") else ()
+        for name, encoder in encoders.items():
+            if encoder is not None and (makes := unmade(False, encoder.kind)):
+                self.wrong(f"inputs.{name}.encoder.kind", encoder.kind, *makes)
         for side, configs in (("inputs", inputs), ("outputs", outputs)):
             for name, config in configs.items():
                 if asks_init(config) and model.init is None:
@@ -380,7 +394,10 @@ class Reader:
             if ways[key] is not None and not backbones.load(ways[key].kind).Backbone.PLACES:
                 expected = f"a backbone that keeps the places of what goes in, along which {name!r} is spelled"
                 self.wrong(f"{key}.kind", ways[key].kind, expected, "write kind: conformer")
-        if written and (lacks := unfit(written[0], outputs[written[0]], model.kind)):
+        lacks = unmade(bool(made), model.kind) if outputs else None
+        if written and lacks is None:
+            lacks = unfit(written[0], outputs[written[0]], model.kind)
+        if lacks is not None:
             self.wrong("model.kind", model.kind, *lacks)
         elif any(fields.bounded(config) for config in outputs.values()) and not keeps_apart(model):
             self.wrong("model.kind", model.kind, KEEPS_APART, "write kind: transformer, or remove boundaries")
@@ -527,6 +544,8 @@ def default_model(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[str,
     types = {config.type for config in inputs.values()}
     if only := next(filter(None, map(fields.only_backbone, outputs.values())), None):
         return only, "small"
+    if any(map(fields.made, outputs.values())):
+        return "diffusion", "small"
     if any(fields.head_of(config).AUTOREGRESSIVE for config in outputs.values()):
         return "transformer", "small"
     if prefers := next(filter(None, (getattr(fields.load(name), "PREFERS", None) for name in sorted(types))), None):

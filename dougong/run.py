@@ -31,7 +31,7 @@ from dougong.data.columns import Columns, cut
 from dougong.data.loader import Batch, collate
 from dougong.data.windows import Held
 from dougong.fields import Field, has_vectors
-from dougong.inference import generate
+from dougong.inference import generate, making
 from dougong.inference.predict import as_numpy, best_windows
 from dougong.metrics.writing import texts
 from dougong.model import Model
@@ -87,6 +87,11 @@ class Run:
     def converses(self) -> bool:
         """Whether it replies to what is said, and does not write on."""
         return any(hasattr(field.codec, "render") for field in self.outputs)
+
+    @property
+    def made(self) -> Field | None:
+        """The output that it makes from noise, if there is one."""
+        return next((field for field in self.outputs if field.name == self.recipe.made), None)
 
     @property
     def held_out(self) -> str | None:
@@ -153,6 +158,8 @@ class Run:
 
     def answer(self, rows: Sequence[Any], notes: Notes, top: int | None = None) -> list[dict[str, Any]]:
         """As `predict`; what it has to note is added to `notes`. `top`: how many are listed, where an answer lists some."""
+        if self.made is not None:
+            raise bad_field("run", self.name, f"a model that answers; this one makes {self.made.name}", "use generate")
         if not self.inputs:
             if has_vectors(self.outputs[0].config):
                 fix = "use embed for their vectors, or top for the words that are nearest"
@@ -167,13 +174,36 @@ class Run:
             results += self._answers(chunk, notes, top)
         return results
 
-    def generate(self, prompts: str | Sequence[Any] = ("",), **options: Any) -> list[str]:
-        """The continuation of each prompt, or the reply to each conversation.
+    def generate(self, prompts: str | Sequence[Any] = ("",), **options: Any) -> list[Any]:
+        """The continuation of each prompt, or the reply to each conversation; or pictures of each, (H, W, C) uint8.
 
-        The options are those of `dougong generate` (max_tokens, temperature, seed …).
+        The options are those of `dougong generate` (max_tokens, temperature, seed …; of pictures count, seed, guidance …).
+        Of pictures a prompt is the value of the one input, or a dict of the inputs' columns; without inputs there is none.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
+        if self.made is not None:
+            return self._make(self.made, list(prompts), options)
         return generate.generate(self.model, prompts, generate.options(options))
+
+    def _make(self, made: Field, prompts: list[Any], given: Mapping[str, Any]) -> list[np.ndarray]:
+        """Pictures of each prompt, one after the other; each has its own random numbers, from the seed and its place."""
+        options, way = making.options(given, self.recipe.model)
+        none = prompts == [""]
+        if self.inputs and none:
+            wanted = ", ".join(field.column for field in self.inputs)
+            raise bad_field("prompt", None, f"what shall be made: {wanted}", "give a prompt")
+        if not self.inputs and not none:
+            raise bad_field(
+                "prompt", prompts[0], "none: this run makes pictures from nothing", "leave it out, say count"
+            )
+        notes: Notes = Counter()
+        rows = [{} if none else self.read(prompt, number) for number, prompt in enumerate(prompts)]
+        each = self.encode(rows, notes)
+        batch = {name: value.repeat_interleave(options.count, 0) for name, value in each.items()}
+        seeds = [options.seed + place for place in range(len(batch["row"]))]
+        arrays = making.make(self.model, batch, seeds, way, precise=self.autocast)
+        tell(notes, len(rows))
+        return list(made.codec.decode(arrays))
 
     def embed(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
         """For each row (a dict with the column of one input, or of both) the embedding of each that it has.

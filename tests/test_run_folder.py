@@ -134,10 +134,11 @@ def whole(**changes: Any) -> dict[str, Any]:
     return recipes.load(base | changes).resolved()
 
 
+READS = [name for name in backbones.names() if not backbones.makes(name)]
 WALKS: dict[str, dict[str, Any]] = {
     "data": {"inputs": {"x": "text"}},
     **{f"input {name}": {"inputs": {"x": name}} for name in fields.having("Encoder")},
-    **{f"encoder {name}": {"inputs": {"x": {"type": "text", "encoder": name}}} for name in backbones.names()},
+    **{f"encoder {name}": {"inputs": {"x": {"type": "text", "encoder": name}}} for name in READS},
     **{f"output {name}": {"outputs": {"y": name}} for name in fields.having("Head")},
     **{f"model {name}": {"model": {"kind": name, "preset": "tiny"}} for name in backbones.names()},
     **{f"optimizer {name}": {"train": {"steps": 6, "optimizer": name}} for name in kinds(optimizers.OptimizerConfig)},
@@ -148,6 +149,9 @@ WALKS["output chat"] |= {"model": "transformer", "inputs": {}}
 WALKS["output words"] |= {"model": "identity", "inputs": {}}
 WALKS["output tags"] |= {"model": "transformer", "inputs": {"x": "text"}}
 WALKS["output span"] |= {"model": "transformer", "inputs": {"x": "text"}}
+WALKS["output image"]["model"] = {"kind": "diffusion", "preset": "tiny"}
+for name in set(backbones.names()) - set(READS):
+    WALKS[f"model {name}"]["outputs"] = {"y": "image"}
 WALKS["output pairing"]["inputs"] = {"x": "text", "z": "text"}
 PARTS = {"input": "inputs", "encoder": "inputs", "output": "outputs", "model": "model"}  # of a walk; else train.KIND
 WALKS["loss huber"] = {"outputs": {"y": "number"}, "train": {"steps": 6, "loss": "huber"}}

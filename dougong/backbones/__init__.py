@@ -19,6 +19,16 @@ A Config with `layout`, `encoder_layers` and `cross` can be the decoder of an en
     .SEGMENTS           optional: true where it keeps apart what Features.segments says
     .pure of a block    optional: whether it draws no random numbers in training; parts of it may then be computed twice
     .refuse_lost_grid()     optional: raises if it cannot do without the grid of an image that other inputs stand beside
+
+One that makes an output from noise (`MAKES` is true) has its place behind the inputs; `positions` are theirs, 0 without any:
+
+    Backbone(config, *, positions, shape)               shape: of the values of a row, (C, H, W), of about -1 to 1
+    .noise_shape, .AT_MAKING                            of the noise of a row; the keys of Config that making can change
+    .COMPARES                                           whether a lower loss is a better model, at another moment, too
+    .losses(values, condition, draws) -> (B,)           of each row; condition: the Features of the inputs, of no positions
+    .make(condition, noise, config=None) -> values      the same noise gives the same values
+
+    check       key, config, whole -> the Problems that it finds in the other sections, as fields have it    (optional)
 """
 
 from __future__ import annotations
@@ -33,6 +43,12 @@ from dougong.core.registry import Registry
 
 registry = Registry("dougong.backbones", __file__, "model.kind")
 names, load = registry.names, registry.load
+
+
+def makes(kind: str) -> bool:
+    """Whether a kind of backbone makes its output from noise."""
+    return bool(getattr(load(kind).Backbone, "MAKES", False))
+
 
 # No real model comes near these bounds: beyond them stand typing errors, which would take forever to refuse otherwise.
 Width = Annotated[Count, Field(le=1 << 20)]

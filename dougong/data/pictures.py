@@ -205,6 +205,18 @@ def png(pixels: np.ndarray, size: tuple[int, int] | None = None) -> bytes:
     return stream.getvalue()
 
 
+def sheet(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
+    """Pictures of one size, (H, W, C) uint8 each, laid out in rows on white."""
+    height, width, channels = rows[0][0].shape
+    columns = max(map(len, rows))
+    whole = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, dtype=np.uint8)
+    for row, line in enumerate(rows):
+        for column, picture in enumerate(line):
+            top, left = row * (height + gap), column * (width + gap)
+            whole[top : top + height, left : left + width] = picture
+    return whole
+
+
 def _brightest(picture: Any) -> float:
     return float(np.asarray(picture).max()) if picture.mode in DEEP else 0.0
 

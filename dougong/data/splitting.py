@@ -1,7 +1,8 @@
 """Which split a row belongs to: a function of its inputs alone, or of its time and that of all others.
 
 By its inputs a row stays where it is when others are added, removed or reordered, runs of other seeds are measured on the same
-rows, and one input never stands on both sides, whatever its answers say.
+rows, and one input never stands on both sides, whatever its answers say. Where an output is made from noise the whole row
+counts: of one input there are many right answers.
 
     split_of(row_hashes({"review": texts}), {"validation": 0.1})      # (N,) indices into SPLITS
 

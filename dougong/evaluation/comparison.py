@@ -20,8 +20,9 @@ from dougong.core.artefacts import verify_folder
 from dougong.core.errors import ArtefactError, DataError, bad_field, nearest
 from dougong.data.columns import Column, Columns, Ragged
 from dougong.data.splitting import SPLITS
+from dougong.evaluation import judging
 from dougong.evaluation.measure import KIND, read_predictions
-from dougong.fields import Field, metrics_of
+from dougong.fields import Field
 from dougong.metrics.intervals import SUMS_BYTES, Accumulator, Estimate, estimate, interval
 from dougong.metrics.metric import Metric, RankMetric
 from dougong.run import Run
@@ -111,7 +112,7 @@ def compare_runs(runs: Sequence[Run], split: str, metric: str | None = None) -> 
     wanted = {
         f"{output.name}.{each.name}": (output, each)
         for output in runs[0].outputs
-        for each in metrics_of(output, answers=bool(runs[0].inputs))
+        for each in judging.all_metrics(output, runs[0].inputs, answers=True)
     }
     if metric is not None and metric not in wanted:
         raise bad_field(

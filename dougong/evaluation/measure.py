@@ -17,7 +17,8 @@ from dougong.core.errors import DataError
 from dougong.data.columns import Column, Columns, Ragged, concatenated
 from dougong.data.loader import Plan, WindowPlan
 from dougong.data.shards import Split, read_shard, write_shard
-from dougong.fields import Field, metrics_of
+from dougong.evaluation import judging
+from dougong.fields import Field
 from dougong.inference import golden
 from dougong.inference.predict import Autocast, losses, predictions
 from dougong.metrics.classification import F1, CalibrationError, Confusion, LabelsF1
@@ -75,13 +76,17 @@ def measure(
 
     Without `write` a model that writes texts from inputs is asked only what the right ones would cost it.
     """
-    metrics = {out.name: metrics_of(out, answers=write and bool(model.inputs)) for out in model.outputs}
+    metrics = {out.name: judging.all_metrics(out, model.inputs, answers=write) for out in model.outputs}
+    judge = judging.Judge.of(model.made, model.inputs) if write and model.made is not None else None
     accumulators = {name: Accumulator(group, replicates, seed) for name, group in metrics.items()}
     sums = {out.name: np.zeros(2) for out in model.outputs}
     rows = 0
     kept = Kept(keep) if keep else None
+    if judge is not None:
+        judge.begin(plan.split, np.concatenate([plan.rows(0, index) for index in range(plan.batches(0))]))
     for predicted in predictions(model, plan, autocast, write=write):
         rows += len(predicted.rows)
+        predicted = predicted if judge is None else judge.told(predicted)
         for name, accumulator in accumulators.items():
             accumulator.update(predicted.rows, predicted.predictions[name], predicted.targets[name])
             sums[name] += predicted.losses[name]
@@ -98,6 +103,8 @@ def measure(
         out.name: _details(metrics[out.name], accumulators[out.name], getattr(out.codec, "classes", ()))
         for out in model.outputs
     }
+    if judge is not None:
+        details[judge.made.name]["judge"] = {"run": str(judge.run.folder), "weights": judge.run.weights}
     if write and model.written is not None and (replies := golden.replies(model, cast("Split", plan.split))):
         details[model.written.name]["golden"] = replies
     mean_losses = {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
@@ -142,6 +149,8 @@ def validation(model: Model, plan: Plan, autocast: Autocast, weights: dict[str, 
     if isinstance(plan, WindowPlan):  # windows cut from documents say nothing of the documents
         found = losses(model, plan, autocast)
         return {"loss": sum(weights[name] * loss for name, loss in found.items())}
+    if model.made is not None and not model.backbone.COMPARES:
+        return {}  # what its losses are today is nothing to what they were: nobody can tell by them which model is better
     measured = measure(model, plan, "validation", autocast, replicates=0, write=False)
     total = sum(weights[name] * loss for name, loss in measured.losses.items())
     values = {name: estimate.value for name, estimate in measured.metrics.items()}

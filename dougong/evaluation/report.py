@@ -7,6 +7,7 @@ bytes.
 
 from __future__ import annotations
 
+import base64
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,6 +53,16 @@ class ClassScores:
     unseen: int
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures laid out in one, PNG; `columns`: what stands above each column, if they have a head."""
+
+    title: str
+    png: bytes
+    columns: Sequence[str]
+    caption: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportContent:
     """What a report tells, as plain values; whatever is empty has no section."""
@@ -67,6 +78,7 @@ class ReportContent:
     samples: Sequence[
         Record
     ] = ()  # {prompt, text}, {input, prediction, target, right: true, false, or null}, or {drawn}
+    sheets: Sequence[Sheet] = ()  # of made pictures: the grid, then those of each validation
     settled: Mapping[str, Record] = field(default_factory=dict)  # by output: what was chosen on the validation rows
     classes: Mapping[str, ClassScores] = field(default_factory=dict)  # by output
     confusion: Mapping[str, ConfusionMatrix] = field(default_factory=dict)  # by output
@@ -92,7 +104,7 @@ def render(content: ReportContent) -> str:
         ("training", "Training", _training(content.log)),
         ("confusion", "Confusion", _confusions(content.confusion)),
         ("calibration", "Calibration", _calibrations(content.calibration)),
-        ("samples", "Samples", _samples(content.samples)),
+        ("samples", "Samples", _sheets(content.sheets) + _samples(content.samples)),
         ("data", "Data", _data(content.data)),
         ("model", "Model", _model(content.parameters)),
         ("recipe", "Recipe", _recipe(content)),
@@ -103,7 +115,8 @@ def render(content: ReportContent) -> str:
     sections = "".join(f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, title, body in shown)
     name = escape(content.name)
     summary = f'<p class="summary">{escape(content.summary)}</p>' if content.summary else ""
-    images = " img-src data:;" if any("drawn" in sample for sample in content.samples) else ""
+    pictured = bool(content.sheets) or any("drawn" in sample for sample in content.samples)
+    images = " img-src data:;" if pictured else ""
     policy = f"default-src 'none'; style-src 'unsafe-inline';{images} base-uri 'none'; form-action 'none'"
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
@@ -330,6 +343,35 @@ def _samples(samples: Sequence[Record]) -> str:
     return _figure(body, "", "Whole lines: what is told, with its score. Dashed: what is right.") if drawn else body
 
 
+def _sheets(sheets: Sequence[Sheet]) -> str:
+    """The grid by itself, and below it one line for each moment of training: the same inputs, the same noise."""
+    if not sheets:
+        return ""
+    first, *rest = sheets
+    later = ""
+    if rest:
+        columns = _columns(rest[0].columns)
+        lines = "".join(f"<tr><th>{escape(sheet.title)}</th><td>{_sheet(sheet)}</td></tr>" for sheet in rest)
+        table = f'<table class="moments">{f"<tr><th></th><td>{columns}</td></tr>" if columns else ""}{lines}</table>'
+        caption = "The same inputs and the same noise at each validation of the training."
+        later = _figure(f'<div class="wide">{table}</div>', "While it learnt", caption)
+    grid = f'<div class="wide"><div class="sheet">{_columns(first.columns)}{_sheet(first)}</div></div>'
+    return _figure(grid, first.title, first.caption) + later
+
+
+def _sheet(sheet: Sheet) -> str:
+    data = base64.b64encode(sheet.png).decode()
+    return f'<img alt="{escape(sheet.title)}" src="data:image/png;base64,{data}">'
+
+
+def _columns(columns: Sequence[str]) -> str:
+    """What stands above each column of a sheet, each as wide as its pictures."""
+    if not any(columns):
+        return ""
+    cells = "".join(f'<span title="{escape(text)}">{escape(text)}</span>' for text in columns)
+    return f'<div class="columns" style="grid-template-columns:repeat({len(columns)},1fr)">{cells}</div>'
+
+
 def _sample(sample: Record) -> str:
     if "drawn" in sample:
         return f'<article class="card">{drawing.svg(sample["drawn"])}</article>'
@@ -532,6 +574,12 @@ overflow-wrap:anywhere}
 .card.text b{color:var(--accent)}
 .card dl{grid-template-columns:minmax(0,max-content) minmax(0,1fr)}
 .card dd{white-space:pre-wrap;max-height:12rem;overflow-y:auto}
+.sheet,.moments td{width:42rem}
+.sheet img,.moments img{display:block;width:42rem;image-rendering:pixelated}
+.moments td,.moments th{padding:.1rem .8rem .1rem 0;border:0;vertical-align:middle;font-weight:400}
+.moments th{color:var(--muted);font-size:.85rem;white-space:nowrap;text-align:right}
+.columns{display:grid;width:42rem;font-size:.75rem;color:var(--muted);line-height:1.2}
+.columns span{padding:0 .2rem .2rem 0;align-self:end;overflow-wrap:anywhere;max-height:4.8em;overflow:hidden}
 .mark{float:right;margin-left:.8rem;font-size:.8rem;font-weight:600}
 .mark.right{color:var(--first)}
 .mark.wrong{color:var(--second)}

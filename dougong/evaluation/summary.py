@@ -20,10 +20,17 @@ from dougong.data.loader import Loader, collate, once
 from dougong.data.pictures import png
 from dougong.data.prepare import SPLITS, Prepared
 from dougong.data.shards import Split
-from dougong.evaluation import report
+from dougong.evaluation import report, sheets
 from dougong.evaluation.drawing import Drawn
 from dougong.evaluation.measure import Measured, read_measured
-from dougong.evaluation.report import CalibrationCurve, ClassScores, ConfusionMatrix, ReportContent, write_report
+from dougong.evaluation.report import (
+    CalibrationCurve,
+    ClassScores,
+    ConfusionMatrix,
+    ReportContent,
+    Sheet,
+    write_report,
+)
 from dougong.fields import Field
 from dougong.inference.neighbours import Vectors, nearest, ranks, together
 from dougong.inference.predict import as_numpy
@@ -82,6 +89,7 @@ def write(path: Path, run: Run) -> None:
             },
             log=log_of(run.folder / "log.jsonl", "tokens" if reads_text(run.recipe) else "rows"),
             samples=samples(run),
+            sheets=made(run),
             settled=run.receipt.get("settled", {}),
             classes=classes(shown),
             confusion=confusions(run, shown),
@@ -121,7 +129,8 @@ def log_of(path: Path, unit: str) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         if "validation" in record:
-            records.append({"step": record["step"], "val_loss": record["validation"]["loss"]})
+            if "loss" in record["validation"]:
+                records.append({"step": record["step"], "val_loss": record["validation"]["loss"]})
             continue
         seconds = max(record["step_seconds"], 1e-9)
         kept = {key: record[key] for key in ("step", "loss", "lr", "grad_norm", "memory_bytes") if key in record}
@@ -137,7 +146,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    if run.held_out is None:
+    if run.held_out is None or run.made is not None:  # of pictures there are sheets
         return []
     if run.recipe.paired:
         return _searched(run)
@@ -216,6 +225,20 @@ def _drawn(run: Run, field: Field) -> list[dict[str, Any]]:
         }
         for shown, size, answer, true in zip(pixels, sizes, answers, right, strict=True)
     ]
+
+
+def made(run: Run) -> list[Sheet]:
+    """Of a run that makes pictures a grid of them, and the same few as they were at each validation of its training."""
+    if run.made is None or run.held_out is None:
+        return []
+    grid, said = sheets.grid(run.model, run.prepared.split(run.held_out), run.autocast)
+    _, watched = sheets.asked(run.prepared.split("validation"), run.inputs) if sheets.kept(run.folder) else ({}, [])
+    columns = [text.replace("\n", ", ") for text in said]
+    found = [Sheet("Made", grid, columns, "Each column is made of what stands above it, each line from other noise.")]
+    for path in sheets.kept(run.folder):
+        head = watched if path == sheets.kept(run.folder)[0] else []
+        found.append(Sheet(f"step {sheets.step_of(path):,}", path.read_bytes(), head, ""))
+    return found
 
 
 def _tagged(text: str, told: list[str], right: list[str | None]) -> dict[str, Any]:

@@ -13,7 +13,10 @@ Each file offers
     Head        nn.Module: Features -> loss, prediction           (absent where the type only goes in;
                 BACKBONE: the one kind that it works with, where there is but one;
                 FINER: it is also given the widths of the `finer` features that the backbone's come with;
-                ALIGNED: true where it reads the places of what goes in, one after the other, and needs them all)
+                ALIGNED: true where it reads the places of what goes in, one after the other, and needs them all;
+                MADE: made from noise, by a backbone that MAKES. Then its Codec has `shape`, and the Head, in place of a loss
+                from features, `values`, the arrays of a batch as (B, C, H, W) of about -1 to 1, `arrays`, back again, and
+                `known`, which rows have one)
     head        config -> the Head of such a field                (only where its type has more than one)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
     CHECKED     of its Codec: true where `dougong check` fits it too: it is quick, and finds faults   (as where there are classes)
@@ -141,6 +144,11 @@ def has_grid(config: Any) -> bool:
 def copies(config: Any) -> bool:
     """Whether an output may take what it writes from the input that it shares a vocabulary with."""
     return bool(getattr(config, "copy", False))
+
+
+def made(config: Any) -> bool:
+    """Whether an output is made from noise."""
+    return bool(getattr(head_of(config), "MADE", False))
 
 
 def bounded(config: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Image: a PNG, JPEG or WebP file, or its bytes in a column; resized once, augmented on the fly."""
+"""Image: a PNG, JPEG or WebP file, or its bytes in a column; resized once, augmented on the fly. Comes out made from noise."""
 
 # N rows, B batch, H height, W width in pixels, C channels, D width, P patch
 
@@ -15,14 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dougong.core.config import Count, config
-from dougong.core.errors import DataError, Problem
+from dougong.core.config import Count, config, dump
+from dougong.core.errors import DataError, Problem, bad_field, nearest
 from dougong.data import pictures
 from dougong.data.columns import Columns
 from dougong.data.pictures import Form
 from dougong.fields import FieldConfig, Whole, load
 from dougong.layers.features import Features
+from dougong.layers.losses import Loss
 from dougong.layers.pictures import Augment, changed, mixed
+from dougong.metrics.making import MakingLoss
+from dougong.metrics.metric import Metric
 
 AXES = 2  # of its grid: rows, columns
 SAMPLE = 2_000  # images looked at for size, channels, mean and deviation
@@ -39,10 +42,24 @@ class Config(FieldConfig):
     patch: Count | None = None  # side of the square that becomes one feature; the backbone's choice unless given
     augment: Augment = Augment()
     sizes: bool = False  # keep how large each picture was; set where boxes are told in its pixels
+    judge: str | None = None  # a finished run that tells what made pictures show: from it follow their metrics
+    asks: str | None = None  # the input whose value the judge has to recognise; the one that can be, unless given
+    samples: Annotated[Count, Field(le=10_000)] = 1_000  # pictures that an evaluation makes
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        if self.asks is not None and self.judge is None:
+            raise bad_field("image.asks", self.asks, "nothing without a judge, who has to recognise it", "name a judge")
+
+
+ONLY_IN = ("patch",)
+ONLY_OUT = ("judge", "asks", "samples")
 
 
 def check(key: str, config: Any, whole: Whole) -> Iterator[Problem]:
-    """What its augmentation asks of the other fields."""
+    """What its augmentation asks of the other inputs; as an output what is learnt, and who is asked to recognise it."""
+    if key.startswith("outputs."):
+        yield from _made(key, config, whole)
     blends = config.augment.blends
     if blends and len(whole.inputs) > 1:
         expected = "0 beside other inputs: the rows that it blends would differ in them"
@@ -50,6 +67,15 @@ def check(key: str, config: Any, whole: Whole) -> Iterator[Problem]:
     elif blends and any(load(output.type).Head.AUTOREGRESSIVE for output in whole.outputs.values()):
         expected = "0 before a text, which is told from what was written so far: of two blended ones there is none"
         yield Problem(f"{key}.augment.{blends}", getattr(config.augment, blends), expected, "remove it")
+
+
+def _made(key: str, config: Config, whole: Whole) -> Iterator[Problem]:
+    if config.augment != Augment(flip=config.augment.flip):
+        expected = "nothing but flip for what is made: all else would be learnt as part of the pictures"
+        yield Problem(f"{key}.augment", dump(config.augment), expected, "write augment: {flip: true}, or remove it")
+    if config.asks not in (None, *whole.inputs):
+        fix = f"write asks: {nearest(str(config.asks), list(whole.inputs)) or next(iter(whole.inputs), 'NAME')}"
+        yield Problem(f"{key}.asks", config.asks, f"an input: {', '.join(whole.inputs) or 'there is none'}", fix)
 
 
 class Codec:
@@ -88,17 +114,32 @@ class Codec:
         return cls(config, pictures.fit(sample, config.size, config.channels))
 
     def encode(self, values: Sequence[bytes | None]) -> tuple[Columns, dict[str, int]]:
-        """{"pixels": (N, H, W, C) uint8}; a missing picture is black. With `sizes` also {"size": (N, 2) int32}, as they came."""
+        """{"pixels": (N, H, W, C) uint8, "known": (N,) uint8}; a missing picture is black, and not known.
+
+        With `sizes` also {"size": (N, 2) int32}, as they came.
+        """
         blank = self.form.blank
         rows = [blank if value is None else self.form.pixels(value) for value in values]
+        known = np.array([value is not None for value in values], dtype=np.uint8)
         columns: Columns = {"pixels": np.stack(rows) if rows else np.zeros((0, *blank.shape), dtype=np.uint8)}
+        columns["known"] = known
         if self.config.sizes:
-            known = [self.size if value is None else pictures.upright_size(value) for value in values]
-            columns["size"] = np.array(known, dtype=np.int32).reshape(-1, 2)
-        return columns, {"missing": sum(value is None for value in values)}
+            sizes = [self.size if value is None else pictures.upright_size(value) for value in values]
+            columns["size"] = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+        return columns, {"missing": int((known == 0).sum())}
 
     def decode(self, columns: Columns) -> list[np.ndarray]:
         return list(np.asarray(columns["pixels"]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.channels, *self.size)
+
+    @staticmethod
+    def file(pixels: np.ndarray) -> bytes:
+        """A picture (H, W, C) uint8 as a PNG file."""
+        return pictures.png(pixels, (pixels.shape[0], pixels.shape[1]))
 
     def limits(self) -> dict[str, int]:
         return {}
@@ -170,3 +211,34 @@ class Normal(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+class Head(nn.Module):
+    """Pictures as values of -1 to 1, which a backbone makes from noise; it learns from those of the batch."""
+
+    AUTOREGRESSIVE: ClassVar[bool] = False
+    MADE: ClassVar[bool] = True
+    LOSSES: ClassVar[tuple[str, ...]] = ("auto",)  # the backbone's own
+
+    def __init__(self, config: Config, codec: Codec, width: int, loss: Loss):
+        super().__init__()
+        if loss.kind not in self.LOSSES:
+            raise bad_field("train.loss", loss.kind, "auto for an image, whose loss is the backbone's", "remove it")
+
+    def known(self, batch: dict[str, Tensor], name: str) -> Tensor:  # (B,) bool
+        return batch[f"{name}.known"] > 0
+
+    def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
+        return self.known(batch, name).sum()
+
+    def values(self, batch: dict[str, Tensor], name: str) -> Tensor:  # (B, C, H, W)
+        return batch[f"{name}.pixels"].movedim(-1, 1).float() / 127.5 - 1
+
+    def arrays(self, values: Tensor) -> dict[str, Tensor]:
+        """{"pixels": (B, H, W, C) uint8} of values (B, C, H, W)."""
+        pixels = ((values.float() + 1) * 127.5).round().clamp(0, 255)
+        return {"pixels": pixels.to(torch.uint8).movedim(1, -1).contiguous()}
+
+
+def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments
+    return [MakingLoss()]  # what a judge tells of them comes beside it: evaluation/judging.py

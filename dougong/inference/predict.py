@@ -18,7 +18,7 @@ from dougong.data.columns import Columns, Ragged
 from dougong.data.loader import Plan, WindowPlan, once
 from dougong.data.windows import Windows
 from dougong.fields import Field
-from dougong.inference import generate
+from dougong.inference import generate, making
 from dougong.inference.neighbours import ranks, together
 from dougong.metrics.writing import text_column, texts
 from dougong.model import Batch, Model
@@ -57,7 +57,8 @@ def losses(model: Model, plan: Plan, autocast: Autocast) -> dict[str, float]:
 def predictions(model: Model, plan: Plan, autocast: Autocast, *, write: bool = False) -> Iterator[Predicted]:
     """Every row of the plan once. For a language model a row is a document, whatever windows it was read in.
 
-    With `write`, a model that writes texts from inputs does so: "text" of predictions and targets.
+    With `write`, a model that writes texts from inputs does so: "text" of predictions and targets. One that makes its
+    output from noise makes it, from noise that follows from the row; without, of both sides only the loss is told.
     """
     answers = _answers(model, plan, autocast)
     if isinstance(plan, WindowPlan):
@@ -81,10 +82,28 @@ def predictions(model: Model, plan: Plan, autocast: Autocast, *, write: bool = F
                 right = plan.split.take(answer.batch["row"].numpy())[f"{name}.tokens"]  # whole, however long
                 outputs[name]["text"] = text_column(generate.answers(model, answer.batch, precise=autocast))
                 targets[name]["text"] = text_column(model.written.codec.decode({"tokens": right}))
+        elif model.made is not None:
+            name = model.made.name
+            if write:
+                outputs[name] |= making.make(model, answer.batch, answer.batch["row"].tolist(), precise=autocast)
+                yield _known(Predicted(answer.batch["row"].numpy(), outputs, targets, answer.losses), name)
+                continue
+            targets[name] = {"known": targets[name]["known"]}
         else:
             outputs = {name: unpadded(columns) for name, columns in outputs.items()}
             targets = {name: unpadded(columns) for name, columns in targets.items()}
         yield Predicted(answer.batch["row"].numpy(), outputs, targets, answer.losses)
+
+
+def _known(predicted: Predicted, name: str) -> Predicted:
+    """The rows that have what was made of them: there is nothing to lay beside the others."""
+    known = np.flatnonzero(np.asarray(predicted.targets[name]["known"]))
+
+    def of(columns: Columns) -> Columns:
+        return {key: np.asarray(column)[known] for key, column in columns.items()}
+
+    made, real = {name: of(predicted.predictions[name])}, {name: of(predicted.targets[name])}
+    return Predicted(predicted.rows[known], made, real, predicted.losses)
 
 
 @torch.inference_mode()

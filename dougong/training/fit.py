@@ -170,11 +170,13 @@ def fit(
     loss_fn: LossFunction,
     validate: Callable[[], dict[str, float]] | None,
     forward_backward: Callable[..., Tensor] = accumulate,
+    watch: Callable[[int], None] | None = None,
     quiet: bool = False,
 ) -> Fitted:
     """Train until the budget is used, or a signal comes; going on from the checkpoints in `folder` if there are some.
 
-    `validate` returns {"loss": …} and more; the weights with the lowest loss are those that the model holds at the end.
+    `validate` returns {"loss": …} and more; the weights with the lowest loss are those that the model holds at the end:
+    the last ones where it tells no loss. `watch` is called with the step after each, with the weights that were measured.
     """
     if validate is None:
         check_needs_no_validation(config)
@@ -190,7 +192,7 @@ def fit(
     due_checkpoint = Due(every, 1.0, progress, session.done())
     waiting = Waiting(session)
     is_compiled = compilation.is_wanted(config, model, loader.plan)
-    seam = counted(forward_backward, monitor, is_compiled)
+    seam = counted(forward_backward, monitor, is_compiled or forward_backward is not accumulate)
     blocks = compilation.compiled(model, loader.plan, config.activations) if is_compiled else nullcontext()
     with (
         stop_on_signals() as stop, monitor, machine_errors(config, waiting), blocks,
@@ -200,7 +202,7 @@ def fit(
             model, loss_fn, batches, session.optimizer, config, progress,
             factor=session.factor, autocast=autocast, forward_backward=seam, row_ids=loader.plan.row_ids,
         )  # fmt: skip
-        if run_validation(session, validate, monitor, stop):  # owed since before the run was stopped
+        if run_validation(session, validate, watch, monitor, stop):  # owed since before the run was stopped
             session.save(best=True)
         while not session.ended() and not (
             stop and progress.owes_validation
@@ -220,7 +222,7 @@ def fit(
             if validate and (due_validation.now(done) or done >= 1):
                 progress.owes_validation = True
                 due_validation.happened(done)
-            best = run_validation(session, validate, monitor, stop)
+            best = run_validation(session, validate, watch, monitor, stop)
             due = due_checkpoint.now(done)
             stopping = bool(stop)  # asked once: a signal between the two lines below must not leave without saving
             if best or due or stopping or session.ended():
@@ -246,7 +248,11 @@ def step_record(numbers: dict[str, Any], loss: float, seconds: float, waited: fl
 
 
 def run_validation(
-    session: Session, validate: Callable[[], dict[str, float]] | None, monitor: Monitor, stop: Stop
+    session: Session,
+    validate: Callable[[], dict[str, float]] | None,
+    watch: Callable[[int], None] | None,
+    monitor: Monitor,
+    stop: Stop,
 ) -> bool:
     """Measure on the validation rows if that is owed; return whether this is the best so far.
 
@@ -262,6 +268,8 @@ def run_validation(
     try:
         with stop.interrupts():
             result = validate()
+            if watch:
+                watch(progress.step)
     except Interrupted:
         return False
     except Diverged as error:  # answers without a number have no metrics
@@ -270,7 +278,7 @@ def run_validation(
     finally:
         if session.average:
             session.average.swap()
-    loss = result["loss"]
+    loss = result.get("loss", math.nan)
     best = math.isfinite(loss) and (progress.best is None or loss < progress.best)
     progress.owes_validation = False
     progress.since_best = 0 if best else progress.since_best + 1
@@ -278,7 +286,8 @@ def run_validation(
     progress.plateau = schedules.observe(session.config.schedule, loss, progress.plateau)
     monitor.record({"step": progress.step, "validation": {name: round(value, 6) for name, value in result.items()}})
     shown = "  ".join(f"{name} {value:.4g}" for name, value in result.items())
-    monitor.say(f"step {progress.step:,}  validation: {shown}{'  (best)' if best else ''}")
+    if shown:
+        monitor.say(f"step {progress.step:,}  validation: {shown}{'  (best)' if best else ''}")
     return best
 
 
@@ -416,10 +425,11 @@ def autocast_for(config: Config, device: torch.device, model: Model) -> Callable
     return lambda: torch.autocast(device.type, dtype=dtype)
 
 
-def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, compiled: bool) -> Callable[..., Tensor]:
+def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, apart: bool) -> Callable[..., Tensor]:
     """The same, with the floating-point operations of the first step counted (for the live line).
 
-    Compiled blocks cannot be looked into: for them a plain pass of one micro-batch, which changes nothing, goes before.
+    Compiled blocks cannot be looked into, nor gradients of gradients: `apart`, a plain pass of one micro-batch, which
+    changes nothing, goes before.
     """
 
     def wrapped(model: Model, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
@@ -427,14 +437,14 @@ def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, compiled:
             return forward_backward(model, loss_fn, batches, autocast)
         with FlopCounterMode(display=False) as counter:
             lean.never_compiled(type(counter.mode).__torch_dispatch__)
-            if compiled:
+            if apart:
                 model.eval()  # no dropout, no statistics, and plain blocks
                 accumulate(model, loss_fn, batches[:1], autocast)
             else:
                 loss = forward_backward(model, loss_fn, batches, autocast)
-        rows = sum(len(batch["row"]) for batch in (batches[:1] if compiled else batches))
+        rows = sum(len(batch["row"]) for batch in (batches[:1] if apart else batches))
         monitor.flops_per_row = counter.get_total_flops() / max(rows, 1)
-        if compiled:
+        if apart:
             model.zero_grad(set_to_none=True)
             model.train()
             return forward_backward(model, loss_fn, batches, autocast)

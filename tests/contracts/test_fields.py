@@ -150,6 +150,8 @@ USED_ELSEWHERE = {
     "shares",  # the model ties what is shared
     "asks",
     "stride",  # windows are cut by it
+    "judge",  # asked when what is made is measured
+    "samples",
 }  # by the recipe, training, the model's loss, `augment`, `shares`, and who searches
 
 
@@ -178,7 +180,9 @@ def test_every_key_works_on_both_sides_or_is_listed_as_working_on_one(kind: str)
     if hasattr(module, "Head"):
         out = noted("out")
         head = module.Head(config, codec, WIDTH, Loss())
-        if head.AUTOREGRESSIVE:
+        if fields.made(config_of(kind)):
+            head.values(batch_of(kind, values[:2]), "x")
+        elif head.AUTOREGRESSIVE:
             head.tie(head.READER(config_of(kind), codec, WIDTH, 4))
             if hasattr(module, "ANSWERS"):
                 module.ANSWERS(config, codec)
@@ -225,6 +229,9 @@ def test_head_is_built_without_memory_and_gives_finite_loss_and_prediction(kind:
         head = field.type.Head(field.config, field.codec, WIDTH, Loss())
     head = poisoned(head)
     batch = batch_of(kind, [*parsed_of(kind)[:5], field.codec.parse(values_of(kind).unseen)])
+    if fields.made(field.config):
+        what_is_made_is_what_was_learnt(field, head, batch)
+        return
     steps = batch["x.tokens"].shape[1] if head.AUTOREGRESSIVE else 3
     mask = torch.ones(6, steps, dtype=torch.bool)
     if head.AUTOREGRESSIVE:
@@ -240,6 +247,18 @@ def test_head_is_built_without_memory_and_gives_finite_loss_and_prediction(kind:
     with torch.no_grad():
         prediction = head.predict(features, batch, "x")
     assert all(len(value) == 6 and value.isfinite().all() for value in prediction.values())
+
+
+def what_is_made_is_what_was_learnt(field: Any, head: Any, batch: dict[str, torch.Tensor]) -> None:
+    """Of an output made from noise: its values, of -1 to 1, are those that its arrays come from."""
+    values = head.values(batch, "x")
+    assert values.shape == (6, *field.codec.shape)
+    assert values.abs().max() <= 1
+    assert all(torch.equal(array, batch[f"x.{name}"]) for name, array in head.arrays(values).items())
+    wild = head.arrays(100 * torch.randn_like(values))
+    assert len(field.codec.decode({name: array.numpy() for name, array in wild.items()})) == 6
+    assert head.known(batch, "x").all()
+    assert head.count(batch, "x") == 6
 
 
 @pytest.mark.parametrize("kind", with_side("Head"))

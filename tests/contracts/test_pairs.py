@@ -1,7 +1,8 @@
 """Any field fits any backbone wherever that makes sense: every such pair trains, is saved, reloaded, and predicts the same.
 
 What makes sense follows from the contracts: an output that is written step by step needs a backbone that can look back
-only. Types and backbones are found by their file names; a new one is tried unasked.
+only, one that is made from noise a backbone that makes it. Types and backbones are found by their file names; a new one is
+tried unasked.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,6 +46,15 @@ def causal(backbone: str) -> bool:
     return bool(backbones.load(backbone).Backbone.CAUSAL)
 
 
+def made(kind: str) -> bool:
+    return fields.made(fields.load(kind).Config())
+
+
+def fits(backbone: str, out: str) -> bool:
+    """Whether what is made from noise meets what makes it, and nothing else does."""
+    return made(out) == backbones.makes(backbone)
+
+
 def of(kind: str) -> str | None:
     return None if getattr(fields.load(kind), "ALONE", False) else getattr(fields.load(kind), "OF", None)
 
@@ -71,7 +82,8 @@ ALL = [
 SENSIBLE = [
     (into, backbone, out)
     for into, backbone, out in ALL
-    if (causal(backbone) or not (writes(out) or follows(into, out)))
+    if fits(backbone, out)
+    and (causal(backbone) or not (writes(out) or follows(into, out)))
     and (not of(out) or (of(out) == into and places(backbone)))
 ]
 WRITERS = [
@@ -79,6 +91,10 @@ WRITERS = [
     for backbone in backbones.names()
     for out in with_side("Head")
     if causal(backbone) and writes(out) and not only(out)
+]
+
+MAKERS = [
+    (backbone, out) for backbone in backbones.names() for out in with_side("Head") if fits(backbone, out) and made(out)
 ]
 
 
@@ -167,12 +183,36 @@ def test_pair_trains_saves_reloads_and_predicts_the_same(
     rows = [values_of(into).make(row) for row in range(3)]
     rows += [] if writes(out) else [None, values_of(into).unseen]
     rows = [{f"in_{into}": row, f"out_{into}": row} for row in rows] if apart(out) else rows
-    answers = runs.open_run(tmp_path / "run").predict(rows)
-    assert [list(answer) for answer in answers] == [["y"]] * len(rows)
-    assert all("value" in answer["y"] for answer in answers)
+    reloaded = runs.open_run(tmp_path / "run")
     run.__dict__["model"] = trained[-1].eval()
-    assert run.predict(rows) == answers
+    if made(out):
+        makes_the_same(run, reloaded, [{f"in_{into}": row} for row in rows])
+    else:
+        answers = reloaded.predict(rows)
+        assert [list(answer) for answer in answers] == [["y"]] * len(rows)
+        assert all("value" in answer["y"] for answer in answers)
+        assert run.predict(rows) == answers
     assert runs.verify(tmp_path / "run").damaged == ()
+
+
+def makes_the_same(run: Run, reloaded: Run, prompts: list[Any]) -> None:
+    """And other ones from other noise; what is made beside it changes none."""
+    found = reloaded.generate(prompts, count=2, seed=3)
+    assert len(found) == 2 * len(prompts)
+    assert found[0].shape == found[-1].shape
+    assert not np.array_equal(found[0], found[1])
+    assert all(np.array_equal(*pair) for pair in zip(run.generate(prompts, count=2, seed=3), found, strict=True))
+    alone = reloaded.generate(prompts[:1], seed=3)[0]
+    assert np.abs(alone.astype(int) - found[0].astype(int)).max() <= 1  # sums in another order
+
+
+@pytest.mark.parametrize(("backbone", "out"), MAKERS, ids=lambda name: name)
+def test_a_backbone_that_makes_its_output_does_so_without_any_input(
+    backbone: str, out: str, data: Path, tmp_path: Path, trained: list[Model]
+) -> None:
+    run = train(recipe_of(data, None, backbone, out), tmp_path / "run")
+    run.__dict__["model"] = trained[-1].eval()
+    makes_the_same(run, runs.open_run(tmp_path / "run"), [""])
 
 
 @pytest.mark.parametrize(("backbone", "out"), WRITERS, ids=lambda name: name)
@@ -195,7 +235,9 @@ def test_a_backbone_that_looks_back_writes_without_any_input(
 def test_a_pair_that_makes_no_sense_is_refused_with_the_recipe(into: str, backbone: str, out: str, data: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_of(data, into, backbone, out)
-    if of(out) in (None, into):
+    if not fits(backbone, out):
+        check_clear(str(caught.value), "model.kind", backbone, "from noise")
+    elif of(out) in (None, into):
         why = "step by step" if writes(out) else "look back only" if follows(into, out) else "places"
         check_clear(str(caught.value), "model.kind", backbone, why)
     else:
@@ -226,6 +268,7 @@ def test_every_input_type_at_once_meets_every_head_that_is_not_written(
                 and not apart(kind)
                 and not fields.quotes(fields.load(kind).Config())
                 and of(kind) != "image"  # boxes are told of the image alone
+                and not made(kind)
             },
             "model": {"kind": "transformer", "preset": "tiny"},
             "train": {"steps": 2, "batch_size": 16, "device": "cpu"},

@@ -75,7 +75,7 @@ def test_D6_unseen_values_at_the_input_stay_within_the_tables(kind: str, values:
     assert features.values[features.mask].isfinite().all()
 
 
-@pytest.mark.parametrize("kind", with_side("Head"))
+@pytest.mark.parametrize("kind", [kind for kind in with_side("Head") if not fields.made(fields.load(kind).Config())])
 @given(values=st.lists(RAW, max_size=6))
 @settings(max_examples=60)
 def test_D6_unseen_values_at_the_output_cost_no_loss_that_is_not_finite(kind: str, values: list[Any]) -> None:

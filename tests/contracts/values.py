@@ -154,6 +154,7 @@ VALUES = {
     "image": Values(
         make=_picture,
         unseen=_picture(10**6),
+        metrics=("loss",),
         same=lambda parsed, decoded: bool((_pixels(parsed) == decoded).all()),
     ),
     "video": Values(
