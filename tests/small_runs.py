@@ -13,7 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 import dougong
+from dougong.data import pictures
 from dougong.run import Run
 
 ROWS = 120
@@ -78,7 +83,23 @@ def write_data(folder: Path) -> None:
             turns = [("system", "oppose")] * (index % 3 == 0) + turns
             messages = [{"role": role, "content": content} for role, content in turns]
             stream.write(json.dumps({"messages": messages}) + "\n")
+    write_pictures(folder / "pictures.parquet")
     (folder / "poems.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_pictures(file: Path) -> None:
+    """Grey pictures of 8 × 6 that are bright on one side, which their label says, and a name says by other words."""
+    chance = np.random.default_rng(0)
+    pixels = chance.integers(0, 60, (ROWS, 8, 6, 1), dtype=np.uint8)
+    left = np.arange(ROWS) % 2 == 0
+    pixels[left, :, :3] += 150
+    pixels[~left, :, 3:] += 150
+    columns = {
+        "image": [pictures.png(each) for each in pixels],
+        "label": ["left" if each else "right" for each in left],
+        "name": ["bright at first" if each else "dark, then bright" for each in left],
+    }
+    pq.write_table(pa.table(columns), file)
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -175,5 +196,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pairs-mlp": {
         "data": {"train": "tags.jsonl"}, "model": {"kind": "mlp", "preset": "tiny"},
         "inputs": {"text": BYTES, "reply": BYTES}, "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text"}},
+    },
+    "judge": {
+        "data": {"train": "pictures.parquet"}, "model": {"kind": "convnet", "preset": "tiny"},
+        "inputs": {"image": "image"}, "outputs": {"label": "category"},
+    },
+    "judge-pairs": {
+        "data": {"train": "pictures.parquet"}, "model": TINY,
+        "inputs": {"image": "image", "name": BYTES}, "outputs": {"match": {"type": "pairing", "dim": 8}},
+    },
+    "pictures": {
+        "data": {"train": "pictures.parquet"}, "model": {"kind": "diffusion", "preset": "tiny", "sampling_steps": 5},
+        "inputs": {"label": "category"}, "outputs": {"image": {"type": "image", "samples": 20}},
+    },
+    "pictures-gan": {
+        "data": {"train": "pictures.parquet"}, "model": {"kind": "gan", "preset": "tiny"},
+        "inputs": {"label": "category"}, "outputs": {"image": {"type": "image", "samples": 20}},
+        "train": {**STEPS, "ema": 0.9, "clip_norm": None},
+    },
+    "pictures-of-nothing": {
+        "data": {"train": "pictures.parquet"}, "model": {"kind": "diffusion", "preset": "tiny", "sampling_steps": 2},
+        "outputs": {"image": {"type": "image", "samples": 5}}, "train": {**STEPS, "steps": 2, "validate_every": 1},
     },
 }  # fmt: skip

@@ -319,8 +319,12 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path):
 def test_a_wrong_column_is_told_the_nearest(tmp_path: Path):
     with pytest.raises(FieldError, match=r"predict = 'srot': expected a column of table.csv: id, words.*write 'sort'"):
         dougong.new(write_table(tmp_path / "table.csv"), predict="srot")
-    with pytest.raises(FieldError, match=r"a column that can be predicted; image only goes in"):
-        dougong.new(write_images(tmp_path / "pictures"), predict="image")
+
+
+def test_pictures_are_proposed_to_be_made_where_they_are_what_is_wanted(tmp_path: Path):
+    read = recipe.load(dougong.new(write_images(tmp_path / "pictures"), predict="image"))
+    assert {key: config.type for key, config in read.outputs.items()} == {"image": "image"}
+    assert (list(read.inputs), read.model.kind) == (["label"], "diffusion")
 
 
 def test_data_that_cannot_be_read_gives_no_recipe(tmp_path: Path):
