@@ -1,4 +1,4 @@
-"""A picture with the boxes that are told of it and those that are right, as an inline SVG that takes its colours from the page."""
+"""A picture with the boxes that are told of it and those that are right, as an inline SVG."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _name(box: Box, text: str, letter: float) -> str:
 
 STYLE = """
 .drawn{width:100%}
-.drawn rect{fill:none;stroke-width:2;vector-effect:non-scaling-stroke}
-.drawn .told{stroke:var(--first)}
-.drawn .right{stroke:var(--second);stroke-dasharray:5 4}
+.drawn rect{fill:none;stroke-width:2;vector-effect:non-scaling-stroke;filter:drop-shadow(0 0 1px #000)}
+.drawn .told{stroke:#ffdf3f}
+.drawn .right{stroke:#fff;stroke-dasharray:5 4}
 .drawn text{fill:#fff;stroke:#000;stroke-width:.18em;paint-order:stroke;font-family:var(--sans);font-weight:600}
 """

@@ -240,3 +240,6 @@ def test_either_head_learns_where_things_are(head: str, shapes: Path, tmp_path: 
     assert len(answer["value"]) == len(answer["scores"])
     assert all(0 <= x < right <= 64 and 0 <= y < low <= 48 for x, y, right, low, _ in answer["value"])
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
+    report = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert report.count('<svg class="drawn"') == 8
+    assert 'class="right"' in report
