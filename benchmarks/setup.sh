@@ -32,4 +32,12 @@ environment() { # FOLDER PACKAGE…: torch and the packages on one line; each is
 }
 
 environment benchmarks/.venv transformers accelerate datasets lightning sentencepiece tokenizers
+# implicit, what recommendation is compared with, needs no torch and has numpy and scipy to itself: benchmarks/recommendation_baseline.py.
+recommenders() { # PYTHON
+    [ -x "$1" ] || "$OURS" -m venv "$(dirname "$(dirname "$1")")"
+    "$1" -m pip install --disable-pip-version-check --only-binary=:all: "implicit>=0.7.2,<0.8"
+    "$1" -c "$IMPORTED" implicit
+}
+
+recommenders benchmarks/.venv-implicit/bin/python
 environment benchmarks/.venv-litgpt litgpt requests # which its pretraining script imports without asking for it

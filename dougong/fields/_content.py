@@ -236,8 +236,8 @@ def _unpacked(saved: dict[str, Any]) -> Column:
     if "values" in saved:
         return Ragged(np.asarray(_unpacked(saved["values"])), np.asarray(_unpacked(saved["offsets"])))
     size = int(np.prod(saved["shape"], dtype=np.int64)) * np.dtype(saved["dtype"]).itemsize
-    data = zlib.decompressobj().decompress(base64.b64decode(saved["data"]), size)  # no more than it says it is
-    return np.frombuffer(data, np.dtype(saved["dtype"])).reshape(saved["shape"]).copy()
+    data = zlib.decompressobj().decompress(base64.b64decode(saved["data"]), size + 1)  # no more than it says it is
+    return np.frombuffer(data[:size], np.dtype(saved["dtype"])).reshape(saved["shape"]).copy()
 
 
 class Tower(nn.Module):

@@ -194,6 +194,7 @@ class Head(nn.Module):
         if loss.kind not in self.LOSSES:
             raise bad_field("train.loss", loss.kind, f"one of {', '.join(self.LOSSES)} for an item", "remove it")
         self.of, self.learn, self.objective = config.of, config.learn, loss
+        self.top = config.top
         self.pool = Pool("last" if CAUSAL(config) else config.pool, width)
         self.width = width
         self.project: nn.Module = nn.Identity()
@@ -324,7 +325,8 @@ class Head(nn.Module):
         if right is not None and own is not None:
             right = right.where(right >= self.first, UNKNOWN)
             scores.scatter_(1, right.clamp(min=0)[:, None], torch.where(right[:, None] >= 0, own, scores[:, :1]))
-        top, best = scores.topk(min(TOP, scores.shape[1]), dim=1)[::-1]
+        most = TOP if right is None else self.top  # of what is measured no more is kept
+        top, best = scores.topk(min(most, scores.shape[1]), dim=1)[::-1]
         found = {"top": top, "scores": best}
         if right is None or own is None:
             return found

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -118,3 +122,17 @@ def test_hostile_histories_go_to_quarantine_and_the_rest_is_learnt(tmp_path: Pat
     assert run.prepared.rows["train"] == {"part-00000.arrow": 61}
     answers = run.predict([{"seen": []}, {"seen": None}, {"seen": ["never seen"] * 300}], top=3)
     assert all(len(answer["next"]["top"]) == 3 for answer in answers)
+
+
+def test_a_log_of_clicks_becomes_histories_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clicks = ["user,item,timestamp", "u,c,3", "v,x,9", "u,a,1", "w,x,1", "v,y,10", "u,b,2"]
+    Path("clicks.csv").write_text("\n".join(clicks) + "\n")
+    page = (Path(__file__).parents[2] / "docs/fields/items.md").read_text(encoding="utf-8")
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "clicks" in block]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    found = {row["user"]: row for row in pq.read_table("histories.parquet").to_pylist()}
+    assert {user: (row["history"], row["item"], row["timestamp"]) for user, row in found.items()} == {
+        "u": (["a", "b"], "c", 3),
+        "v": (["x"], "y", 10),
+    }
