@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dougong.core.config import Count, Fraction, Positive, config
+from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
 from dougong.data import sounds
 from dougong.data.columns import Columns, Ragged
@@ -48,7 +48,7 @@ class Config(FieldConfig):
 
     type: Literal["audio"] = "audio"
     sample_rate: Annotated[int, Field(ge=4_000, le=96_000)] = 16_000  # that files are resampled to
-    max_seconds: Positive = 30.0
+    max_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
     longer: Literal["refuse", "cut"] = "refuse"  # what is longer is a bad row, or its rest is left out
     mels: Annotated[Count, Field(le=512)] = 80  # bands of the spectrogram
     window_ms: Annotated[float, Field(ge=1, le=1000)] = 25.0
