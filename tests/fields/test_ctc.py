@@ -180,3 +180,26 @@ def test_ragged_tokens_are_decoded_for_its_metrics() -> None:
     right = {"tokens": Ragged.of([np.array([*known.codec.ids(["abc"])[0], known.codec.end])], np.int64)}
     said = {"tokens": Ragged.of([np.array(known.codec.ids(["abb"])[0])], np.int64)}
     assert metrics[1].statistics(said, right).tolist() == [[1.0, 3.0]]
+
+
+@pytest.mark.nightly
+def test_a_text_is_also_written_from_a_sound_step_by_step(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder of its own for the sound, a decoder that attends to it, the same metrics; batches by positions."""
+    monkeypatch.chdir(tmp_path)
+    written = recipe(160, tmp_path)
+    written["inputs"]["sound"]["encoder"] = {"kind": "conformer", "preset": "tiny"}
+    written["outputs"]["said"] = {"type": "text", "tokenizer": "char", "max_length": 6, "metrics": ["wer", "cer"]}
+    written["model"] = {"kind": "transformer", "preset": "tiny", "layout": "encoder-decoder", "encoder_layers": 1}
+    written["train"] = {"epochs": 25, "batch_tokens": 200, "optimizer": "muon"}
+    run = dougong.train(written)
+    assert run.metrics()["test"]["said.cer"]["value"] < 0.7
+    assert set(run.metrics()["test"]) >= {"said.wer", "said.cer", "said.perplexity"}
+
+
+@pytest.mark.nightly
+def test_a_recurrent_network_spells_as_well(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spelled = recipe(160, tmp_path)
+    spelled["model"] = {"kind": "recurrent", "preset": "tiny", "width": 32}
+    spelled["outputs"]["said"]["beams"] = 4
+    assert dougong.train(spelled).metrics()["test"]["said.cer"]["value"] < 0.2
