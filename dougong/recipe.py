@@ -389,10 +389,9 @@ class Reader:
             if getattr(config, "divided", False) and not (clips and alone):
                 fix = "remove it, or give the clip an encoder of its own that divides"
                 self.wrong(f"{key}.divided", True, "false where no clip is read by itself", fix)
-        own = (
-            encoders if len(inputs) == 1 else {}
-        )  # of several, others than the one that is read along may be a single place
-        ways = {"model": model, **{f"inputs.{name}.encoder": each for name, each in own.items()}}
+        # Of several inputs, others than the one that is read along may be a single place.
+        apart = encoders if len(inputs) == 1 else {}
+        ways = {"model": model, **{f"inputs.{name}.encoder": each for name, each in apart.items()}}
         for name, key in ((name, key) for name, config in outputs.items() if fields.aligned(config) for key in ways):
             if ways[key] is not None and not backbones.load(ways[key].kind).Backbone.PLACES:
                 expected = f"a backbone that keeps the places of what goes in, along which {name!r} is spelled"

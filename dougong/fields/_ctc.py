@@ -59,7 +59,7 @@ class Head(nn.Module):
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """{"tokens" (B, L) padded, "tokens.length" (B,)}."""
         scores, positions = self.scores(features)
-        rows = scores.float().log_softmax(-1).cpu().numpy()
+        rows = scores.detach().float().log_softmax(-1).cpu().numpy()
         texts = [self.read(row[:length]) for row, length in zip(rows, positions.tolist(), strict=True)]
         lengths = torch.tensor([len(text) for text in texts])
         tokens = torch.zeros((len(texts), max([1, *map(len, texts)])), dtype=torch.int64)
