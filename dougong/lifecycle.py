@@ -260,7 +260,8 @@ def _evaluate(run: Run, split: str, prepared: preparation.Prepared, name: str) -
     plan = assembly.plan_of(run.recipe, prepared.split(split), run.inputs, run.outputs)
     folder = run.folder / "evaluations" / name
     made_of = {"data": prepared.key, "sources": prepared.sources, "weights": run.weights}
-    return measure.write_measured(folder, run.model, plan, name, run.autocast, made_of=made_of)
+    some = assembly.plan_of(run.recipe, prepared.split(split), run.inputs, run.outputs, brief=True)
+    return measure.write_measured(folder, run.model, plan, name, run.autocast, made_of=made_of, some=some)
 
 
 def compare(

@@ -56,6 +56,28 @@ def bert(state: State, layers: int) -> State:
     return weights
 
 
+VIT = {
+    "attention_norm": "layernorm_before",
+    "attention.query": "attention.q_proj",
+    "attention.key": "attention.k_proj",
+    "attention.value": "attention.v_proj",
+    "attention.out": "attention.o_proj",
+    "feedforward_norm": "layernorm_after",
+    "feedforward.up": "mlp.fc1",
+    "feedforward.down": "mlp.fc2",
+}
+
+
+def vit(state: State, layers: int) -> State:
+    """Of ViTModel, the patches and the class token left out: they come in."""
+    weights = {"table.weight": state["embeddings.position_embeddings"][0]}
+    for part in ("weight", "bias"):
+        weights |= {f"final_norm.{part}": state[f"layernorm.{part}"]}
+        for index in range(layers):
+            weights |= {f"blocks.{index}.{a}.{part}": state[f"layers.{index}.{b}.{part}"] for a, b in VIT.items()}
+    return weights
+
+
 def llama(state: State, layers: int, feedforward: bool = True) -> State:
     """Of LlamaModel; of MixtralModel without the feed-forward networks, which are experts."""
     names = LLAMA | (GATED if feedforward else {})

@@ -456,6 +456,11 @@ PRESETS = {
         norm_eps=1e-5,
     ),
     "bert": _BERT,
+    # Dosovitskiy et al. 2021 (arXiv:2010.11929), base, with patch: 16; the mean of all patches in place of a class token, which
+    # does as well (Zhai et al. 2022, arXiv:2106.04560).
+    "vit": replace(
+        _CLASSIC, width=768, layers=12, heads=12, activation="gelu", positions="learned", norm_eps=1e-12, dropout=0.0
+    ),
     # Lewis et al. 2020 (arXiv:1910.13461), base.
     "bart": replace(_BERT, layers=6, max_length=1024, norm_eps=1e-5),
     # Raffel et al. 2020 (arXiv:1910.10683), small.

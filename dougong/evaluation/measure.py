@@ -18,6 +18,7 @@ from dougong.data.columns import Column, Columns, Ragged, concatenated
 from dougong.data.loader import Plan, WindowPlan
 from dougong.data.shards import Split, read_shard, write_shard
 from dougong.evaluation import judging
+from dougong.evaluation.importance import can_be_told, importance
 from dougong.fields import Field
 from dougong.inference import golden
 from dougong.inference.predict import Autocast, losses, predictions
@@ -58,6 +59,11 @@ class Measured:
             lines.append(
                 f"  {name:28} {estimate.value:.4f}   (95 % interval {estimate.low:.4f} to {estimate.high:.4f})"
             )
+        for output, details in self.details.items():
+            for name, told in details.get("inputs", {}).items():
+                low, high = (math.nan if told[key] is None else told[key] for key in ("low", "high"))
+                shuffled = f"{output}.{told['metric']} with {name} shuffled: {_number(told['shuffled']):.4f}"
+                lines.append(f"  {shuffled}, {_number(told['difference']):+.4f} ({low:+.4f} to {high:+.4f})")
         return "\n".join(lines)
 
 
@@ -186,11 +192,24 @@ class Kept:
 
 
 def write_measured(
-    folder: Path, model: Model, plan: Plan, split: str, autocast: Autocast, *, made_of: dict[str, Any]
+    folder: Path,
+    model: Model,
+    plan: Plan,
+    split: str,
+    autocast: Autocast,
+    *,
+    made_of: dict[str, Any],
+    some: Plan | None = None,
 ) -> Measured:
-    """Measure, and keep result and predictions as an artefact of their own, which says of what data and weights."""
+    """Measure, and keep result and predictions as an artefact of their own, which says of what data and weights.
+
+    `some` reads rows enough to tell how much each input matters, where there are several.
+    """
     with write_folder(folder, KIND, {"split": split, **made_of}) as temporary:
         measured = measure(model, plan, split, autocast, keep=temporary)
+        if some is not None and can_be_told(model, some):
+            for name, inputs in importance(model, some, autocast).items():
+                measured.details[name]["inputs"] = inputs
         metrics = {name: estimate.to_json() for name, estimate in measured.metrics.items()}
         losses = {name: loss if math.isfinite(loss) else None for name, loss in measured.losses.items()}
         result = {"split": split, "rows": measured.rows, "metrics": metrics, "order": list(metrics), "losses": losses}

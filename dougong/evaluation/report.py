@@ -74,12 +74,15 @@ class ReportContent:
     metrics: Mapping[str, Mapping[str, Record]] = field(
         default_factory=dict
     )  # split -> metric -> value, low, high, rows
-    log: Sequence[Record] = ()  # step, loss, val_loss, lr, tokens_per_second | rows_per_second, memory_bytes, grad_norm
+    log: Sequence[
+        Record
+    ] = ()  # step, loss, val_loss, lr, tokens_per_second | rows_per_second, wait_share, memory_bytes, grad_norm
     samples: Sequence[
         Record
     ] = ()  # {prompt, text}, {input, prediction, target, right: true, false, or null}, or {drawn}
     sheets: Sequence[Sheet] = ()  # of made pictures: the grid, then those of each validation
     settled: Mapping[str, Record] = field(default_factory=dict)  # by output: what was chosen on the validation rows
+    inputs: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)  # by output: how much each input matters
     classes: Mapping[str, ClassScores] = field(default_factory=dict)  # by output
     confusion: Mapping[str, ConfusionMatrix] = field(default_factory=dict)  # by output
     calibration: Mapping[str, CalibrationCurve] = field(default_factory=dict)  # by output
@@ -99,6 +102,7 @@ def render(content: ReportContent) -> str:
     """The whole page."""
     parts = [
         ("results", "Results", _results(content.metrics)),
+        ("inputs", "Inputs", _inputs(content.inputs)),
         ("settled", "Settled after training", _settled(content.settled)),
         ("classes", "Classes", _classes(content.classes)),
         ("training", "Training", _training(content.log)),
@@ -159,6 +163,29 @@ def _estimate(estimate: Record) -> tuple[str, str, str]:
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     digits = max(0, min(6, 1 - math.floor(math.log10(high - low)))) if high > low else 4
     return f"<b>{value:,.{digits}f}</b>", f"{low:,.{digits}f} to {high:,.{digits}f}", rows
+
+
+def _inputs(outputs: Mapping[str, Mapping[str, Record]]) -> str:
+    """What each output loses where the values of one input are shuffled among the rows."""
+    head = ("input", "metric", "as it is", "shuffled", "difference", "95 % interval")
+    caption = (
+        "Shuffled: each row has this input of another row. What two inputs both tell, neither is missed for."
+        " No interval that holds 0: the model uses the input."
+    )
+    parts = []
+    for name, inputs in outputs.items():
+        lines = [
+            (
+                f"<code>{escape(each)}</code>",
+                f"<code>{escape(told['metric'])}</code>",
+                *(number(told[key]) for key in ("value", "shuffled")),
+                f"<b>{number(told['difference'])}</b>",
+                f"{number(told['low'])} to {number(told['high'])}",
+            )
+            for each, told in inputs.items()
+        ]
+        parts.append(_titled(name, _figure(_table(head, lines, numeric=(2, 3, 4, 5)), "", caption), outputs))
+    return "".join(parts)
 
 
 def _settled(settled: Mapping[str, Record]) -> str:
@@ -227,11 +254,13 @@ def _log_charts(log: Sequence[Record]) -> str:
         charts.append(
             _figure(line_chart("lr", [Line("lr", steps, rates)], "step", "learning rate"), "Learning rate", fact)
         )
+    _, waits = _column(log, "wait_share")
+    waited = f" {_share_of(waits)} of the time it waited for batches to be read and augmented." if waits else ""
     for key, unit in (("tokens_per_second", "tokens"), ("rows_per_second", "rows")):
         steps, speeds = _column(log, key)
         if speeds:
             middle = sorted(speeds)[len(speeds) // 2]
-            fact = f"Median {middle:,.0f} {unit} per second, between {min(speeds):,.0f} and {max(speeds):,.0f}."
+            fact = f"Median {middle:,.0f} {unit} per second, between {min(speeds):,.0f} and {max(speeds):,.0f}.{waited}"
             line = Line(key, steps, speeds, smooth=True)
             charts.append(_figure(line_chart(key, [line], "step", f"{unit} per second"), "Speed", fact))
     steps, sizes = _column(log, "memory_bytes")
@@ -246,6 +275,11 @@ def _log_charts(log: Sequence[Record]) -> str:
         line = Line("grad_norm", steps, norms, smooth=True)
         charts.append(_figure(line_chart("grad_norm", [line], "step", "norm"), "Gradient norm", fact))
     return "".join(charts)
+
+
+def _share_of(shares: Sequence[float]) -> str:
+    mean = 100 * sum(shares) / len(shares)
+    return f"{mean:.1f} %" if mean >= 0.1 else "Less than 0.1 %"
 
 
 def _column(log: Sequence[Record], key: str) -> tuple[list[int], list[float]]:

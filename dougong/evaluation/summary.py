@@ -91,6 +91,7 @@ def write(path: Path, run: Run) -> None:
             samples=samples(run),
             sheets=made(run),
             settled=run.receipt.get("settled", {}),
+            inputs={} if shown is None else {n: d["inputs"] for n, d in shown.details.items() if "inputs" in d},
             classes=classes(shown),
             confusion=confusions(run, shown),
             calibration=calibrations(shown),
@@ -134,6 +135,8 @@ def log_of(path: Path, unit: str) -> list[dict[str, Any]]:
             continue
         seconds = max(record["step_seconds"], 1e-9)
         kept = {key: record[key] for key in ("step", "loss", "lr", "grad_norm", "memory_bytes") if key in record}
+        if "wait_seconds" in record:  # a part of the step's
+            kept["wait_share"] = record["wait_seconds"] / seconds
         records.append(kept | {f"{unit}_per_second": record[unit] / seconds})
     return records
 

@@ -22,9 +22,19 @@ from dougong.layers.features import Features
 from dougong.layers.losses import Loss, cross_entropy_sum, focal_sum
 from dougong.layers.pooling import PoolKind, Readout
 from dougong.metrics.calibration import COLDEST, HOTTEST, Uncalibrated, fit_temperature
-from dougong.metrics.classification import AUC, F1, Accuracy, AveragePrecision, CalibrationError, Confusion, LogLoss
+from dougong.metrics.classification import (
+    AUC,
+    F1,
+    Accuracy,
+    AveragePrecision,
+    CalibrationError,
+    Confusion,
+    LogLoss,
+    TopKAccuracy,
+)
 from dougong.metrics.metric import Metric
 
+MANY = 10  # classes; of more it is also told how often the right one is among the five likeliest
 MAX_CONFUSION = 200  # classes whose confusion matrix is kept
 UNSEEN = -1  # the index of a value that the training rows did not hold
 
@@ -185,6 +195,8 @@ def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a con
     classes = len(codec.classes)
     metrics: list[Metric] = [Accuracy(), F1("macro"), F1("weighted"), AUC(classes), AveragePrecision(classes)]
     metrics += [LogLoss(), CalibrationError()]
+    if classes > MANY:
+        metrics.append(TopKAccuracy(5))
     if classes <= MAX_CONFUSION:
         metrics.append(Confusion())
     if config.calibrate:

@@ -47,7 +47,7 @@ class TopKAccuracy(Metric):
 
     def __init__(self, k: int = 5):
         self.k = k
-        self.name = f"accuracy_top_{k}"
+        self.name = f"top_{k}_accuracy"
 
     def statistics(self, prediction: Columns, target: Columns) -> np.ndarray:
         probabilities, index = _probabilities(prediction), _index(target)

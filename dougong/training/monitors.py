@@ -120,7 +120,7 @@ class Monitor:
         loss = record["loss"]
         if math.isfinite(loss):
             self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
-        self.speed.add(record["tokens"], record["rows"], record["step_seconds"])
+        self.speed.add(record["tokens"], record["rows"], record["step_seconds"], record.get("wait_seconds", 0.0))
         if self.quiet:
             return
         if self.bar:
@@ -136,6 +136,7 @@ class Monitor:
             f"loss {self.loss:.3f}",
             f"{self.speed.tokens:,.0f} tokens/s",
             f"{flops / 1e9:,.0f} GFLOP/s ({flops / self.peak:.0%} of peak)" if flops else "",
+            f"{self.speed.waiting:.0%} waiting for data" if self.speed.waiting >= 0.05 else "",
             f"{memory_used(self.device) / 1e9:.1f} GB",
             f"{_duration(seconds_left)} left" if seconds_left is not None else "",
         ]
@@ -143,14 +144,15 @@ class Monitor:
 
 
 class Speed:
-    """Tokens and rows a second, over the last steps."""
+    """Tokens and rows a second, and the share of the time that was spent on waiting for batches, over the last steps."""
 
     def __init__(self, memory: float = 0.95):
         self.memory = memory
-        self.sums = [0.0, 0.0, 0.0]
+        self.sums = [0.0, 0.0, 0.0, 0.0]
 
-    def add(self, tokens: int, rows: int, seconds: float) -> None:
-        self.sums = [self.memory * old + new for old, new in zip(self.sums, (tokens, rows, seconds), strict=True)]
+    def add(self, tokens: int, rows: int, seconds: float, waited: float = 0.0) -> None:
+        new = (tokens, rows, seconds, waited)
+        self.sums = [self.memory * old + each for old, each in zip(self.sums, new, strict=True)]
 
     @property
     def tokens(self) -> float:
@@ -159,6 +161,10 @@ class Speed:
     @property
     def rows(self) -> float:
         return self.sums[1] / max(self.sums[2], 1e-9)
+
+    @property
+    def waiting(self) -> float:
+        return self.sums[3] / max(self.sums[2], 1e-9)
 
 
 def _finite(value: Any) -> Any:

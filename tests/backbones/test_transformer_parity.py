@@ -18,6 +18,8 @@ from transformers import (
     LlamaModel,
     MixtralConfig,
     MixtralModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from dougong.backbones import transformer
@@ -61,6 +63,25 @@ def test_gpt2_is_a_configuration(build: Build) -> None:
         expected = theirs(ids, attention_mask=mask.long()).last_hidden_state
         y = ours(Features(state["wte.weight"][ids], mask), causal=True)
     close(y.values[mask], expected[mask])
+
+
+def test_vit_is_a_configuration(build: Build) -> None:
+    sizes = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+        "image_size": 16,
+        "patch_size": 4,
+    }
+    theirs = noisy(ViTModel(ViTConfig(hidden_size=24, **sizes), add_pooling_layer=False))
+    ours = build(replace(transformer.PRESETS["vit"], **BLOCKS), 17)
+    copy(ours, transformers_weights.vit(theirs.state_dict(), 2))
+    pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    patches = theirs.embeddings.patch_embeddings(pixels)  # (B, 16, D)
+    values = torch.cat([theirs.embeddings.cls_token.expand(3, -1, -1), patches], dim=1)
+    with torch.no_grad():
+        y = ours(Features(values, torch.ones(3, 17, dtype=torch.bool)))
+        close(y.values, theirs(pixels).last_hidden_state)
 
 
 def test_bert_is_a_configuration(build: Build) -> None:

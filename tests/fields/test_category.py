@@ -180,3 +180,9 @@ def test_a_focal_loss_is_asked_for_by_its_kind() -> None:
     for head in (focal, plain):
         head.readout.reset_parameters()
     assert float(focal.loss(features, batch, "y")) == pytest.approx(float(plain.loss(features, batch, "y")) / 4)
+
+
+@pytest.mark.parametrize(("classes", "told"), [(10, False), (11, True)])
+def test_of_many_classes_it_is_told_how_often_the_right_one_is_among_five(classes: int, told: bool) -> None:
+    codec = category.Codec.fit(category.Config(), [f"class {index}" for index in range(classes)])
+    assert ("top_5_accuracy" in [metric.name for metric in category.METRICS(category.Config(), codec)]) == told

@@ -108,3 +108,11 @@ def test_speed_is_of_the_last_steps() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3600, "1:00:00")])
 def test_durations_read_as_clocks_do(seconds: float, text: str) -> None:
     assert _duration(seconds) == text
+
+
+def test_the_live_line_tells_of_waiting_where_it_costs() -> None:
+    speed = Speed()
+    for _ in range(10):
+        speed.add(100, 10, 2.0, 0.5)
+    assert speed.waiting == pytest.approx(0.25)
+    assert speed.tokens == pytest.approx(50)
