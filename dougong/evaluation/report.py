@@ -119,7 +119,7 @@ def render(content: ReportContent) -> str:
     sections = "".join(f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, title, body in shown)
     name = escape(content.name)
     summary = f'<p class="summary">{escape(content.summary)}</p>' if content.summary else ""
-    pictured = bool(content.sheets) or any("drawn" in sample for sample in content.samples)
+    pictured = bool(content.sheets) or any({"drawn", "pictures"} & sample.keys() for sample in content.samples)
     images = " img-src data:;" if pictured else ""
     policy = f"default-src 'none'; style-src 'unsafe-inline';{images} base-uri 'none'; form-action 'none'"
     return (
@@ -418,7 +418,14 @@ def _sample(sample: Record) -> str:
     mark, right = "", sample.get("right")
     if right is not None:
         mark = f'<span class="mark {"right" if right else "wrong"}">{"right" if right else "different"}</span>'
-    return f'<article class="card">{mark}{_terms({key: sample[key] for key in sample if key != "right"})}</article>'
+    said = _terms({key: sample[key] for key in sample if key not in ("right", "pictures")})
+    seen = "".join(_picture(png) for png in sample.get("pictures", ()))
+    return f'<article class="card">{mark}{seen}{said}</article>'
+
+
+def _picture(png: bytes) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img class="seen" alt="input" src="data:image/png;base64,{data}">'
 
 
 # ---------------------------------------------------------------------------------------- data, model, and plain values
@@ -607,6 +614,7 @@ overflow-wrap:anywhere}
 .card.text{white-space:pre-wrap;max-height:26rem;overflow-y:auto}
 .card.text b{color:var(--accent)}
 .card dl{grid-template-columns:minmax(0,max-content) minmax(0,1fr)}
+.seen{display:block;width:8rem;margin-bottom:.5rem;image-rendering:pixelated}
 .card dd{white-space:pre-wrap;max-height:12rem;overflow-y:auto}
 .sheet,.moments td{width:42rem}
 .sheet img,.moments img{display:block;width:42rem;image-rendering:pixelated}

@@ -164,17 +164,11 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         return _drawn(run, place_of)
     split = run.prepared.split(run.held_out)
     columns = split.take(np.linspace(0, split.rows - 1, min(SAMPLES, split.rows)).astype(np.int64))
-    decoded = {
-        field.name: field.codec.decode(_of(columns, field.name))
-        for field in [*run.inputs, *run.outputs]
-        if field.config.type != "image"
-    }
+    decoded = {field.name: _decoded(field, columns) for field in [*run.inputs, *run.outputs]}
     if run.recipe.written and not run.inputs:
         prompts = [str(text)[:PROMPT_CHARACTERS] for text in decoded[run.recipe.written]]
         texts = run.generate(prompts, max_tokens=SAMPLE_TOKENS)
         return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
-    if len(decoded) < len(run.inputs) + len(run.outputs):
-        return []
     rows = [
         {field.column: decoded[field.name][index] for field in run.inputs}
         for index in range(len(next(iter(decoded.values()))))
@@ -189,7 +183,7 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         ]
     return [
         {
-            "input": _lines({field.column: shown(field, row[field.column]) for field in run.inputs}),
+            **_seen([(field, row[field.column]) for field in run.inputs]),
             "prediction": _lines({name: said["value"] for name, said in answer.items()}),
             "target": _lines(target),
             "right": None
@@ -242,6 +236,19 @@ def made(run: Run) -> list[Sheet]:
         head = watched if path == sheets.kept(run.folder)[0] else []
         found.append(Sheet(f"step {sheets.step_of(path):,}", path.read_bytes(), head, ""))
     return found
+
+
+def _decoded(field: Field, columns: Any) -> list[Any]:
+    """The values of some rows as a file would hold them: of pictures the bytes of a file each."""
+    values: list[Any] = field.codec.decode(_of(columns, field.name))
+    return [field.codec.file(value) for value in values] if field.config.type == "image" else values
+
+
+def _seen(values: list[tuple[Field, Any]]) -> dict[str, Any]:
+    """What a model looked at: pictures as they are, everything else in words."""
+    pictures = [value for _, value in values if isinstance(value, bytes)]
+    said = {field.column: shown(field, value) for field, value in values if not isinstance(value, bytes)}
+    return ({"pictures": pictures} if pictures else {}) | ({"input": _lines(said)} if said else {})
 
 
 def _tagged(text: str, told: list[str], right: list[str | None]) -> dict[str, Any]:
