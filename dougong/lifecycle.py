@@ -80,11 +80,12 @@ def check(recipe: Source, *, overrides: Sequence[str] = ()) -> DataReport:
     return report
 
 
-def check_judge(recipe: recipes.Recipe) -> None:
+def check_judge(recipe: recipes.Recipe, *, load: bool = False) -> None:
     """Whether the run that is to judge what is made is there, and can: missed now, and not after hours."""
     for name, config in recipe.outputs.items():
         inputs = [Field(each, other, None) for each, other in recipe.inputs.items()]
-        judging.Judge.of(Field(name, config, None), inputs)
+        judge = judging.Judge.of(Field(name, config, None), inputs)
+        _ = judge and load and judge.run.model
 
 
 def prepare(
@@ -127,7 +128,7 @@ def train(
 
 def _train(recipe: recipes.Recipe, folder: Path, quiet: bool, say: Say) -> Run:
     parent = None if recipe.model.init is None else runs.open_run(recipe.model.init)
-    check_judge(recipe)
+    check_judge(recipe, load=True)
     prepared = assembly.prepared_data(recipe, known=run_folder.key_begun_with(folder), say=say)
     inputs, outputs = assembly.fitted(recipe, prepared)
     for output in outputs:

@@ -36,11 +36,11 @@ def test_guidance_and_steps_change_what_is_made_and_the_gan_has_neither() -> Non
     plain = run("pictures").generate(["left"])[0]
     for options in ({"guidance": 5.0}, {"sampling_steps": 1}):
         assert not np.array_equal(run("pictures").generate(["left"], **options)[0], plain)
-    with pytest.raises(FieldError, match=r"generate\.guidance: .*one of count, seed") as caught:
+    with pytest.raises(FieldError, match=r"generate\.guidance = 2\.0: expected one of count, seed\. Fix: "):
         run("pictures-gan").generate(["left"], guidance=2.0)
-    assert "Fix: " in str(caught.value)
     with pytest.raises(
-        FieldError, match=r"generate\.temperature: .*one of count, seed, guidance, sampler, sampling_steps"
+        FieldError,
+        match=r"generate\.temperature = 0\.5: expected one of count, seed, guidance, sampler, sampling_steps",
     ):
         run("pictures").generate(["left"], temperature=0.5)
     with pytest.raises(FieldError, match=r"generate\.count = 0"):
