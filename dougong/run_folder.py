@@ -5,6 +5,7 @@ runs/NAME/
   resolved.json    with all defaults      model/       model.safetensors, config.json, tokenizer.json
   checkpoints/     while it trains        evaluations/ one folder a split, or file
   log.jsonl        one record a step      report.html
+  samples/         of a run that makes pictures, the same few at each validation
   data.json        which data it began with  changes.jsonl   what a recipe said before it was changed
   receipt.json     where it came from     manifest.json   size and sha256 of the files of a finished run
 """

@@ -73,6 +73,18 @@ def test_what_is_right_is_recognised_and_found_by_both_kinds_of_judge() -> None:
             assert np.asarray(target["rank"]).max() <= 2  # of two names
 
 
+def test_a_picture_made_of_a_text_finds_it_among_all_that_were_asked_for(tmp_path: Path) -> None:
+    """The task of recipes/text-to-image, with two names: the first ten are all there are."""
+    recipe = judged("pictures", "judge-pairs", tmp_path)
+    encoder = {"kind": "transformer", "width": 16, "layers": 1, "heads": 2}
+    recipe |= {"name": "drawn", "inputs": {"name": {"type": "text", "tokenizer": "byte", "encoder": encoder}}}
+    with contextlib.chdir(tmp_path):
+        found = dougong.train(recipe).metrics()["test"]
+        assert {"image.recall_10", "image.recall_1", "image.recall_10_real", "image.frechet_distance"} < set(found)
+        assert found["image.recall_10"]["value"] == 1.0
+        assert dougong.load("drawn").generate(["bright at first"], count=2)[0].shape == (8, 6, 1)
+
+
 @pytest.mark.parametrize(
     ("judge", "more", "parts"),
     [
