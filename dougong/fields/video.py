@@ -84,8 +84,10 @@ class Codec:
     @staticmethod
     def footprint(value: object, config: Config) -> int:
         """About the bytes of a clip's frames, as files and once encoded."""
-        files = sum(len(frame) for frame in value if isinstance(frame, bytes)) if isinstance(value, list) else 0
-        height, width = config.size or (MAX_SIDE, MAX_SIDE)
+        frames = value if isinstance(value, list | tuple) else []
+        found = config.size or (pictures.size_of(frames[0]) if frames else None)
+        height, width = config.size or pictures.at_most(found or (MAX_SIDE, MAX_SIDE), MAX_SIDE)
+        files = sum(len(frame) for frame in frames if isinstance(frame, bytes))
         return files + config.kept * height * width * (config.channels or 3)
 
     @classmethod

@@ -44,3 +44,20 @@ def test_a_folder_of_texts_is_a_table_of_text_and_label(tmp_path: Path) -> None:
         "spam/4.txt: byte 3 (0xe9) is not UTF-8: convert the file to UTF-8",
         "spam/5.gif: not one of .txt",
     ]
+
+
+def test_a_folder_of_clips_is_a_table_of_video_and_label(tmp_path: Path) -> None:
+    make(tmp_path, "acts/run/2.mp4", "acts/run/1.gif", "acts/sit/a/1.png", "acts/sit/a/2.png", "acts/sit/notes.txt")
+    rows = list(read_rows(tmp_path / "acts"))
+    assert [row.values for row in rows if isinstance(row, Row)] == [
+        {"video": "run/1.gif", "label": "run"},
+        {"video": "run/2.mp4", "label": "run"},
+        {"video": "sit/a", "label": "sit"},
+    ]
+    assert [row.reason.partition(":")[0] for row in rows if isinstance(row, BadRow)] == ["sit/notes.txt"]
+
+
+def test_folders_of_frames_alone_are_clips(tmp_path: Path) -> None:
+    make(tmp_path, "acts/run/b/1.png", "acts/run/a/1.png", "acts/sit/c/1.jpg")
+    assert find_files("acts", tmp_path) == [tmp_path / "acts"]
+    assert [row["video"] for row in values(tmp_path / "acts")] == ["run/a", "run/b", "sit/c"]

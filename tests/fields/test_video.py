@@ -76,6 +76,15 @@ def test_size_and_channels_are_those_of_most_frames_none_larger_than_112() -> No
     assert Codec.fit(Config(size=(5, 5), channels=1), [clip()]).form.blank.shape == (5, 5, 1)
 
 
+def test_a_clip_takes_about_as_many_bytes_as_are_told_before_it_is_read() -> None:
+    value, config = clip(3), Config(frames=4)
+    files = sum(map(len, value))
+    assert Codec.footprint(value, config) == files + 4 * 6 * 8 * 3
+    assert Codec.footprint(value, Config(frames=2, size=(10, 10), channels=1)) == files + 2 * 100
+    for unknown in ("walk", b"GIF", None, [], ["x"]):
+        assert Codec.footprint(unknown, config) == 4 * 112 * 112 * 3
+
+
 def test_a_column_without_any_clip_is_refused_by_name() -> None:
     with clear_error("'walk'", error=DataError):
         Codec.fit(Config(column="walk"), [None, None])
