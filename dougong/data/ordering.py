@@ -8,7 +8,11 @@ GOLDEN = 0x9E3779B97F4A7C15
 ROUNDS = 6  # with 4 a handful of rows would land in some places a tenth more often
 
 
-def permuted(index: np.ndarray, size: int, key: int) -> np.ndarray:
+Key = int | np.ndarray
+"""One for all, or one for each number, (N,) uint64."""
+
+
+def permuted(index: np.ndarray, size: int, key: Key) -> np.ndarray:
     """Where a keyed permutation of 0..size-1 sends each index, without holding the permutation.
 
     A Feistel network over the next even number of bits (Luby & Rackoff 1988), walked until it lands inside: a shuffle
@@ -18,21 +22,25 @@ def permuted(index: np.ndarray, size: int, key: int) -> np.ndarray:
     result = index.astype(np.uint64)
     outside = np.ones(len(result), dtype=bool)
     while outside.any():
-        result[outside] = _feistel(result[outside], half, key)
+        result[outside] = _feistel(result[outside], half, key if isinstance(key, int) else key[outside])
         outside = result >= size
     return result.astype(np.int64)
 
 
-def _feistel(value: np.ndarray, half: int, key: int) -> np.ndarray:
+def _feistel(value: np.ndarray, half: int, key: Key) -> np.ndarray:
     low = np.uint64((1 << half) - 1)
     left, right = value >> np.uint64(half), value & low
     for turn in range(ROUNDS):
-        left, right = right, left ^ (mixed(right, key + turn) & low)
+        turned = key + turn if isinstance(key, int) else key + np.uint64(turn)
+        left, right = right, left ^ (mixed(right, turned) & low)
     return (left << np.uint64(half)) | right
 
 
-def mixed(value: np.ndarray, key: int) -> np.ndarray:
+def mixed(value: np.ndarray, key: Key) -> np.ndarray:
     """SplitMix64 of value and key: uint64 that looks random."""
+    if not isinstance(key, int):
+        with np.errstate(over="ignore"):
+            return mix(value + (key - np.uint64(1)) * np.uint64(GOLDEN) + np.uint64(0x632BE59BD9B4E019))
     return mix(value + np.uint64(((key - 1) * GOLDEN + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF))
 
 

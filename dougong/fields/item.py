@@ -21,7 +21,7 @@ from dougong.core.config import Count, config
 from dougong.core.errors import Problem, bad_field
 from dougong.data import class_names
 from dougong.data.columns import Columns
-from dougong.data.ordering import key_of, permuted
+from dougong.data.ordering import key_of, mixed, permuted
 from dougong.fields import Whole, causal, items
 from dougong.fields.items import UNKNOWN, Catalogue, CatalogueConfig, Vectors
 from dougong.layers.features import Features, length_mask
@@ -330,29 +330,25 @@ class Head(nn.Module):
         found = {"top": top, "scores": best}
         if right is None or own is None:
             return found
-        others = self.others(batch, rows, right)  # (n, 100)
+        others = self.others(scores, batch["row"][rows], right)  # (n, 100)
         drawn = scores.gather(1, others.clamp(min=0)).masked_fill(others < 0, LOWEST)
         ranks = {"rank": (scores >= own).sum(1), "rank_of_100": 1 + (drawn >= own).sum(1)}
         can = (right >= 0) & own[:, 0].isfinite()
         return found | {key: torch.where(can, rank, NEVER) for key, rank in ranks.items()}
 
-    def others(self, batch: dict[str, Tensor], rows: Tensor, right: Tensor) -> Tensor:
-        """(n, 100) items that the right one is ranked among, drawn evenly of all that the history does not hold.
+    def others(self, scores: Tensor, numbers: Tensor, right: Tensor) -> Tensor:
+        """(n, 100) items that the right one is ranked among, drawn evenly of all that can be suggested.
 
         They follow from the number of a row alone, so that all models are asked the same. UNKNOWN where there are fewer.
         """
-        size, most = self.items.size - self.first, recommendation.SAMPLED
-        drawn = np.full((len(rows), most), UNKNOWN, dtype=np.int64)
-        items, lengths = None, None
-        if self.of is not None:
-            items, lengths = (batch[f"{self.of}.{key}"][rows].cpu().numpy() for key in ("items", "items.length"))
-        for place, (row, wanted) in enumerate(zip(batch["row"][rows].tolist(), right.tolist(), strict=True)):
-            known = np.zeros(0, np.int64) if items is None or lengths is None else items[place, : lengths[place]]
-            enough = np.arange(min(size, most + len(known) + 1))
-            mixed = self.first + permuted(enough, size, key_of(KEY, row))
-            free = mixed[~np.isin(mixed, known) & (mixed != wanted)][:most]
-            drawn[place, : len(free)] = free
-        return torch.from_numpy(drawn).to(right.device)
+        size, held = self.items.size - self.first, (scores[:, self.first :] == LOWEST).sum(1)
+        enough = min(size, recommendation.SAMPLED + int(held.max()) + 1)
+        keys = np.repeat(mixed(numbers.cpu().numpy().astype(np.uint64), key_of(KEY)), enough)  # (n * enough,)
+        drawn = self.first + permuted(np.tile(np.arange(enough), len(numbers)), size, keys)
+        some = torch.from_numpy(drawn).to(scores.device).view(len(numbers), enough)
+        free = (scores.gather(1, some) > LOWEST) & (some != right[:, None])
+        first = free.byte().argsort(dim=1, descending=True, stable=True)[:, : recommendation.SAMPLED]
+        return some.gather(1, first).masked_fill(~free.gather(1, first), UNKNOWN)
 
 
 class Drawn(nn.Module):

@@ -58,3 +58,14 @@ def test_order_and_keys_never_change_between_versions() -> None:
 GOLDEN_KEY = 8382680761984908030
 GOLDEN_ORDER = [2, 3, 1, 7, 4, 9, 8, 5, 0, 6]
 GOLDEN_MIXED = [7905728728188956330, 8037428539430452699]
+
+
+def test_many_keys_at_once_are_each_by_itself() -> None:
+    keys = np.array([0, 1, 7, 2**64 - 1], dtype=np.uint64)
+    index = np.arange(20)
+    together = permuted(np.tile(index, len(keys)), 20, np.repeat(keys, 20)).reshape(len(keys), 20)
+    for key, row in zip(keys.tolist(), together, strict=True):
+        assert row.tolist() == permuted(index, 20, key).tolist()
+    assert (
+        mixed(index.astype(np.uint64), np.full(20, 5, np.uint64)).tolist() == mixed(index.astype(np.uint64), 5).tolist()
+    )

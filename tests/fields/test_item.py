@@ -256,33 +256,30 @@ def test_ranks_are_those_of_a_plain_sort_without_what_the_history_holds() -> Non
         "x.items.length": torch.tensor(list(map(len, histories))),
     }
     found = ask(alone(scores, of="x"), batch)
+    open_to = scores.clone()
+    for row, history in enumerate(histories):
+        open_to[row, history] = LOWEST
+    drawn = alone(scores, of="x").others(open_to, batch["row"], batch["y.index"]).tolist()
     for row in range(rows):
         order = [n for n in scores[row].argsort(descending=True).tolist() if n not in histories[row]]
         assert int(found["rank"][row]) == 1 + order.index(right[row])
         assert found["top"][row].tolist()[:10] == order[:10]
-        others = head_others(alone(scores, of="x"), batch)[row]
+        others = drawn[row]
         assert len(set(others)) == 100
         assert not {*others} & {*histories[row], right[row]}
         better = sum(float(scores[row, n]) >= float(scores[row, right[row]]) for n in others)
         assert int(found["rank_of_100"][row]) == 1 + better
 
 
-def head_others(head: Head, batch: Batch) -> list[list[int]]:
-    rows = torch.arange(len(batch["row"]))
-    result: list[list[int]] = head.others(batch, rows, batch["y.index"]).tolist()
-    return result
-
-
 def test_the_hundred_are_drawn_evenly_and_follow_from_the_row_alone() -> None:
     rows, size = 400, 400
-    batch = {"row": torch.arange(rows), "y.index": torch.zeros(rows, dtype=torch.int64)}
-    head = alone(torch.zeros(2, size))
-    drawn = np.array(head_others(head, batch))
-    counts = np.bincount(drawn.ravel(), minlength=size)[1:]
+    head, scores, right = alone(torch.zeros(2, size)), torch.zeros(rows, size), torch.zeros(rows, dtype=torch.int64)
+    drawn = head.others(scores, torch.arange(rows), right)
+    counts = np.bincount(drawn.numpy().ravel(), minlength=size)[1:]
     assert abs(counts.mean() - 100) < 1
     assert counts.std() < 1.5 * (100 * 0.75) ** 0.5  # that of a binomial
-    again = {key: value[100:110] for key, value in batch.items()}
-    assert head_others(head, again) == drawn[100:110].tolist()
+    again = head.others(scores[:10], torch.arange(100, 110), right[:10])
+    assert torch.equal(again, drawn[100:110])
 
 
 def test_who_gives_all_the_same_score_has_found_nothing_and_an_unknown_item_is_never_found() -> None:
