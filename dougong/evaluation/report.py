@@ -419,13 +419,14 @@ def _sample(sample: Record) -> str:
     if right is not None:
         mark = f'<span class="mark {"right" if right else "wrong"}">{"right" if right else "different"}</span>'
     said = _terms({key: sample[key] for key in sample if key not in ("right", "pictures")})
-    seen = "".join(_picture(png) for png in sample.get("pictures", ()))
+    found = sample.get("pictures", ())
+    seen = "".join(_picture(png, "seen" if len(found) == 1 else "frame") for png in found)
     return f'<article class="card">{mark}{seen}{said}</article>'
 
 
-def _picture(png: bytes) -> str:
+def _picture(png: bytes, kind: str) -> str:
     data = base64.b64encode(png).decode()
-    return f'<img class="seen" alt="input" src="data:image/png;base64,{data}">'
+    return f'<img class="{kind}" alt="input" src="data:image/png;base64,{data}">'
 
 
 # ---------------------------------------------------------------------------------------- data, model, and plain values
@@ -614,6 +615,7 @@ overflow-wrap:anywhere}
 .card.text{white-space:pre-wrap;max-height:26rem;overflow-y:auto}
 .card.text b{color:var(--accent)}
 .card dl{grid-template-columns:minmax(0,max-content) minmax(0,1fr)}
+.frame{width:4rem;margin:0 .25rem .25rem 0;image-rendering:pixelated}
 .seen{display:block;width:8rem;margin-bottom:.5rem;image-rendering:pixelated}
 .card dd{white-space:pre-wrap;max-height:12rem;overflow-y:auto}
 .sheet,.moments td{width:42rem}

@@ -239,16 +239,21 @@ def made(run: Run) -> list[Sheet]:
 
 
 def _decoded(field: Field, columns: Any) -> list[Any]:
-    """The values of some rows as a file would hold them: of pictures the bytes of a file each."""
+    """The values of some rows as a file would hold them: of pictures the bytes of a file each, of clips those of all frames."""
     values: list[Any] = field.codec.decode(_of(columns, field.name))
-    return [field.codec.file(value) for value in values] if field.config.type == "image" else values
+    return [field.codec.file(value) for value in values] if hasattr(field.codec, "file") else values
 
 
 def _seen(values: list[tuple[Field, Any]]) -> dict[str, Any]:
     """What a model looked at: pictures as they are, everything else in words."""
-    pictures = [value for _, value in values if isinstance(value, bytes)]
-    said = {field.column: shown(field, value) for field, value in values if not isinstance(value, bytes)}
+    pictures = [picture for field, value in values for picture in _pictures(field, value)]
+    said = {field.column: shown(field, value) for field, value in values if not _pictures(field, value)}
     return ({"pictures": pictures} if pictures else {}) | ({"input": _lines(said)} if said else {})
+
+
+def _pictures(field: Field, value: Any) -> list[bytes]:
+    """The files of a picture, or of the frames of a clip; none of any other type."""
+    return (value if isinstance(value, list) else [value]) if hasattr(field.codec, "file") else []
 
 
 def _tagged(text: str, told: list[str], right: list[str | None]) -> dict[str, Any]:

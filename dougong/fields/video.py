@@ -109,6 +109,11 @@ class Codec:
     def decode(self, columns: Columns) -> list[np.ndarray]:  # (F, H, W, C) each
         return list(np.asarray(columns["pixels"])[:, _middle(self.config)])
 
+    @staticmethod
+    def file(frames: np.ndarray) -> list[bytes]:
+        """A clip (F, H, W, C) uint8 as a PNG file of each frame."""
+        return [pictures.png(frame) for frame in frames]
+
     def limits(self) -> dict[str, int]:
         return {}
 
