@@ -74,6 +74,9 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     )
 
 
+VECTORS = (
+    "# outputs: {text: words}      # in place of outputs and model: vectors of its words, to find those that are alike"
+)
 PAIRING = ("# outputs: {match: pairing}      # with both as inputs: to find one by the other, in place of writing it",)
 
 
@@ -238,6 +241,7 @@ def language_model(data: Path, folder: Path) -> str:
         "  text: {type: text, tokenizer: {kind: bpe, vocab_size: 4096}, max_length: 256}",
         "model: {kind: transformer, layers: 6, width: 256, heads: 4}",
         "train: {minutes: 10, optimizer: muon}",
+        VECTORS,
     ]
     return checked(lines)
 

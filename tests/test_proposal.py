@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,17 @@ def test_texts_side_by_side_are_written_one_from_the_other(tmp_path: Path):
     assert types(made) == ({"en": "text"}, {"de": "text"})
     assert "# outputs: {match: pairing}      # with both as inputs" in made.read_text()
     assert dougong.check(made).rows_read == 60
+
+
+def test_a_text_alone_may_also_be_learnt_as_words(tmp_path: Path):
+    (tmp_path / "x.txt").write_text("some words that stand here\n\n" * 60)
+    made = dougong.new(tmp_path / "x.txt").read_text()
+    (instead,) = re.findall(r"^# (outputs: \{text: words\})", made, re.M)
+    kept = re.sub(r"^(outputs:\n  .*|model: .*)\n", "", made, flags=re.M)
+    (tmp_path / "words.yaml").write_text(f"{kept}{instead}\n")
+    read = recipe.load(tmp_path / "words.yaml")
+    assert read.outputs["text"].type == "words"
+    assert read.model.kind == "identity"
 
 
 def test_a_column_called_text_may_stand_beside_others(tmp_path: Path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dougong
 from dougong.explanation.attention import attention
@@ -74,6 +76,33 @@ def test_an_input_with_its_own_encoder_has_a_part_of_its_own(monkeypatch: pytest
     assert row["in_review"].weights.shape == (1, 2, 7, 7)
     assert row["self"].queries[-1] == "stars"
     assert row["self"].weights.shape == (2, 2, 8, 8)
+
+
+def test_pieces_of_a_picture_and_runs_of_tokens_are_told_where_they_stand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index in range(12):
+        Image.new("RGB", (8, 8), (index * 20, 0, 0)).save(f"{index}.png")
+    rows = [{"photo": f"{index}.png", "text": "red thing", "label": "ab"[index % 2]} for index in range(12)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = dougong.train(
+        {
+            "name": "both",
+            "data": {"train": "rows.jsonl", "split": {}},
+            "inputs": {
+                "photo": {"type": "image", "size": [8, 8]},
+                "text": {"type": "text", "tokenizer": "byte", "ngrams": 2},
+            },
+            "outputs": {"label": "category"},
+            "model": {"kind": "transformer", "preset": "tiny"},
+            "train": {"steps": 1, "batch_size": 4, "device": "cpu"},
+        }
+    )
+    (row,) = attention(made, [{"photo": "3.png", "text": "red"}])
+    assert row["self"].keys == ["photo[0]", "photo[1]", "photo[2]", "photo[3]", "r", "e", "d", "<|end|>"]
+    assert row["self"].weights.shape == (2, 2, 8, 8)
+    np.testing.assert_allclose(row["self"].weights.sum(-1), 1, atol=1e-5)
 
 
 def test_what_is_not_given_is_written_by_the_model() -> None:
