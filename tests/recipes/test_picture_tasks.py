@@ -66,7 +66,7 @@ def test_a_caption_is_written_from_a_picture_that_an_encoder_of_any_kind_has_rea
     image = {"type": "image", "patch": 4} | ({} if encoder is None else {"encoder": encoder})
     name = f"captions-{encoder['kind'] if encoder else 'none'}"
     model = {**TINY, "layout": "encoder-decoder"}
-    steps = 100 if encoder else 20  # of the third way only that it works
+    steps = 150 if encoder else 20  # of the third way only that it works
     run = train(home, name, {"image": image}, {"said": {**BYTES, "metrics": ["exact_match"]}}, model=model, steps=steps)
     assert value(run, "said.exact_match") > (0.8 if encoder else -1)
 
@@ -82,7 +82,7 @@ def test_a_question_about_a_picture_is_answered_and_both_are_needed(home: Path) 
 
 def test_pictures_are_found_by_words_and_are_told_by_the_words_that_are_nearest(home: Path) -> None:
     inputs = {"image": {"type": "image", "encoder": CONVNET, "patch": 2}, "said": BYTES}
-    run = train(home, "pairing", inputs, {"match": {"type": "pairing", "dim": 16}}, steps=100)
+    run = train(home, "pairing", inputs, {"match": {"type": "pairing", "dim": 16}}, steps=150)
     rows = pq.read_table(home / "pictures.parquet").slice(0, 8).to_pylist()
     names = [{"said": f"a {name} thing"} for name in COLOURS]
     told = dougong.predict(
