@@ -3,7 +3,7 @@
     python recipes/data/scenes.py        # on Debian or Ubuntu, whose package mate-backgrounds holds the photographs
 
 Columns: `image`, a JPEG of 128 x 128 pixels, and `boxes`, JSON of [x_min, y_min, x_max, y_max, name] of each emoji: ten signs
-and parts of the body, one to six in a scene, each turned, mirrored, and of 18 to 52 pixels. The scenes of the test show
+and parts of the body, one to five in a scene, each turned, mirrored, and of 24 to 56 pixels. The scenes of the test show
 other skin tones before other photographs.
 """
 
@@ -21,14 +21,14 @@ from PIL import Image, ImageOps
 EMOJI = ("emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438")
 PHOTOGRAPHS = ("mate-backgrounds", "1.26.0-1", "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04")
 NAMES = {  # code point -> label
-    "1F44D": "thumb up", "270C": "victory", "270A": "fist", "1F44C": "ok", "1F596": "vulcan", "1F919": "call me",
+    "1F44D": "thumb up", "270C": "victory", "270A": "fist", "1F44C": "ok", "1F9B6": "foot", "1F919": "call me",
     "1F442": "ear", "1F443": "nose", "1F44B": "wave", "1F4AA": "biceps",
 }  # fmt: skip
 TONES = {"train": ("", "1F3FB", "1F3FD", "1F3FF"), "test": ("1F3FC", "1F3FE")}  # the second: between those of the first
 TEST_PHOTOGRAPHS = ("Garden", "LadyBird", "Dune")
 SCENES = {"train": 4_000, "test": 500}
 SIDE = 128  # pixels of a scene
-SMALLEST, LARGEST = 18, 52  # pixels of the longer side of an emoji
+SMALLEST, LARGEST = 24, 56  # pixels of the longer side of an emoji
 MOST_COVERED = 0.1  # of an emoji, by another one
 
 
@@ -57,7 +57,7 @@ def scene(
     shown = background(random, photographs[random.integers(len(photographs))])
     boxes: list[list[object]] = []
     taken = np.zeros((SIDE, SIDE), dtype=bool)
-    for _ in range(random.integers(1, 7)):
+    for _ in range(random.integers(1, 6)):
         name = list(emoji)[random.integers(len(emoji))]
         cut = changed(random, emoji[name][random.integers(len(emoji[name]))])
         x, y = (int(random.integers(0, SIDE - size + 1)) for size in cut.size)
