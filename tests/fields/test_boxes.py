@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -243,3 +244,44 @@ def test_either_head_learns_where_things_are(head: str, shapes: Path, tmp_path: 
     report = (run.folder / "report.html").read_text(encoding="utf-8")
     assert report.count('<svg class="drawn"') == 8
     assert 'class="right"' in report
+
+
+@pytest.mark.parametrize(
+    ("image", "model"),
+    [
+        ({}, {"kind": "transformer", "width": 32, "heads": 4, "layers": 1}),
+        (
+            {"encoder": {"kind": "convnet", "width": 16, "layers": 2}},
+            {"kind": "transformer", "width": 32, "heads": 4, "layers": 1},
+        ),
+    ],
+)
+def test_queries_look_at_whatever_gives_a_grid(
+    image: dict[str, Any], model: dict[str, Any], shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = recipe(shapes, outputs={"boxes": {"type": "boxes", "head": HEADS["detr"]}}, model=model)
+    plain["inputs"]["image"] |= image
+    plain["train"]["steps"] = 2
+    run = lifecycle.train(plain, quiet=True)
+    assert math.isfinite(run.metrics()["test"]["boxes.map"]["value"])
+
+
+def test_D1_what_is_wrong_with_one_picture_costs_its_row_alone(shapes: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes / "train.coco.json").read_text())
+    images, annotations = content["images"][:40], [each for each in content["annotations"] if each["image_id"] < 40]
+    annotations[0] |= {"bbox": [0, 0, 999, 5]}
+    for each in images:
+        each["file_name"] = str(shapes / each["file_name"])
+    images[5]["file_name"] = str(tmp_path / "broken.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    images[6]["file_name"] = "nowhere.png"
+    (tmp_path / "train.coco.json").write_text(json.dumps(content | {"images": images, "annotations": annotations}))
+    plain = recipe(tmp_path)
+    plain["data"] |= {"test": None, "split": {"test": 0.2}, "cleaning": {"max_bad": 0.2}}
+    prepared = lifecycle.prepare(plain)
+    assert sum(sum(rows.values()) for rows in prepared.rows.values()) == 37
+    reasons = " ".join(prepared.report.bad)
+    assert "stands out of its picture of # × # pixels" in reasons
+    assert "not a PNG, JPEG, WEBP image, or damaged" in reasons
+    assert "no such image file: nowhere.png" in reasons
