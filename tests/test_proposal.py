@@ -61,6 +61,17 @@ def write_text(path: Path) -> Path:
     return path
 
 
+def write_clips(path: Path) -> Path:
+    """Of each label fifteen folders of three frames."""
+    for index in range(30):
+        clip = path / ("dark" if index % 2 else "light") / str(index)
+        clip.mkdir(parents=True)
+        for frame in range(3):
+            shade = np.full((8, 8, 3), (30 if index % 2 else 220) + index + frame, dtype=np.uint8)
+            Image.fromarray(shade).save(clip / f"{frame}.png")
+    return path
+
+
 def write_images(path: Path) -> Path:
     for index in range(30):
         folder = path / ("dark" if index % 2 else "light")
@@ -81,6 +92,7 @@ def write_images(path: Path) -> Path:
         ("table.parquet", write_parquet, {"words": "text", "size": "number"}, {"sort": "category"}),
         ("poems.txt", write_text, {}, {"text": "text"}),
         ("pictures", write_images, {"image": "image"}, {"label": "category"}),
+        ("clips", write_clips, {"video": "video"}, {"label": "category"}),
     ],
 )
 def test_a_proposed_recipe_passes_check_and_trains(name: str, write: Any, inputs: Any, outputs: Any, tmp_path: Path):
