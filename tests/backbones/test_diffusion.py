@@ -153,8 +153,8 @@ def test_a_tiny_network_learns_two_kinds_of_picture_and_makes_the_one_that_is_as
     kind = torch.arange(64) % 2
     condition = Features(torch.eye(2, 16)[kind][:, None] * 4, torch.ones(64, 1, dtype=torch.bool))
     values = torch.where(kind == 0, -0.6, 0.6)[:, None, None, None].expand(64, 1, 4, 4)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(250):
+    optimizer = torch.optim.Adam(model.parameters(), lr=8e-3)
+    for _ in range(160):
         model.losses(values, condition, drawn(64, (1, 4, 4), torch.device("cpu"))).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
