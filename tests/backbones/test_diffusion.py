@@ -54,13 +54,13 @@ def nothing(rows: int) -> Features:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("sampler", diffusion.SAMPLERS)
 def test_with_a_perfect_network_making_reaches_the_distribution_that_it_knows(objective: str, sampler: str) -> None:
-    model = perfect(objective=objective, sampler=sampler, sampling_steps=200)
-    made = model.make(nothing(20_000), repeated([0], (20_000, 1, 1, 1), torch.device("cpu")).noise[0])
-    assert abs(float(made.mean()) - MEAN) < 0.01
-    assert abs(float(made.std()) - SPREAD) < 0.01
+    model = perfect(objective=objective, sampler=sampler, sampling_steps=100)
+    made = model.make(nothing(8_000), repeated([0], (8_000, 1, 1, 1), torch.device("cpu")).noise[0])
+    assert abs(float(made.mean()) - MEAN) < 0.02
+    assert abs(float(made.std()) - SPREAD) < 0.02
     values = ((made.flatten() - MEAN) / SPREAD).sort().values
-    normal = torch.special.ndtri((torch.arange(20_000) + 0.5) / 20_000).float()
-    assert (values - normal)[500:-500].abs().max() < 0.1
+    normal = torch.special.ndtri((torch.arange(8_000) + 0.5) / 8_000).float()
+    assert (values - normal)[200:-200].abs().max() < 0.15
 
 
 def test_more_steps_come_nearer() -> None:
