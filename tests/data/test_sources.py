@@ -182,7 +182,6 @@ def test_paths_globs_lists_and_folders_name_files_once_and_sorted(tmp_path: Path
         ("data/*.parquet", ["data/*.parquet", "no file matches", "reviews.csv"]),
         ("data/*", ["notes.md", ".md is not a format", ".csv"]),
         ("data/notes.md", ["notes.md", "not a format"]),
-        ("data/all.json", ["all.json", ".jsonl"]),
         ("data/noending", ["noending", "no ending"]),
         ("empty", ["empty", "no data files"]),
         ("links/*.csv", ["nothing.csv", "No such file"]),
@@ -196,7 +195,7 @@ def test_paths_globs_lists_and_folders_name_files_once_and_sorted(tmp_path: Path
     ],
 )
 def test_D3_a_path_that_means_no_data_says_what_to_write(tmp_path: Path, path: str, parts: list[str]) -> None:
-    make(tmp_path, "data/reviews.csv", "data/notes.md", "data/all.json", "data/noending", "images/1.png")
+    make(tmp_path, "data/reviews.csv", "data/notes.md", "data/noending", "images/1.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "links").mkdir()
     (tmp_path / "links/nothing.csv").symlink_to(tmp_path / "gone")
