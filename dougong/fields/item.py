@@ -243,6 +243,12 @@ class Head(nn.Module):
         """The sum over all items that are told. Measured, all other items are looked at, whatever training draws."""
         targets, asked = self.targets(batch, name), self.asked(features)
         told = targets >= 0  # (B, T)
+        if (
+            asked.shape[1] < targets.shape[1]
+            and self.objective.kind not in SAMPLED
+            and not self.objective.label_smoothing
+        ):
+            return self.softmax_of_sets(asked[:, 0], targets, told)
         hidden, right = asked.expand(*told.shape, -1)[told], targets[told]  # (n, D), (n,)
         if self.objective.kind not in SAMPLED:
             return self.softmax(hidden, right, self.objective.label_smoothing)
@@ -261,6 +267,12 @@ class Head(nn.Module):
         return linear_cross_entropy_sum(
             hidden, self.items.table(start, stop), bias, right - start, label_smoothing=smoothing
         )
+
+    def softmax_of_sets(self, hidden: Tensor, targets: Tensor, told: Tensor) -> Tensor:  # (B, D), (B, T) twice
+        """The same where one vector tells all items of a row: its scores are computed once."""
+        scores = self.scores(hidden, self.items.table(*self.rivals), *self.rivals)  # (B, V)
+        nats = scores.logsumexp(1, keepdim=True) - scores.gather(1, targets.clamp(min=0))  # (B, T)
+        return nats.masked_fill(~told, 0.0).sum()
 
     def bpr_of_all(self, hidden: Tensor, right: Tensor) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -294,9 +306,11 @@ class Head(nn.Module):
         score = (hidden * self.items(items)).sum(-1).float()
         return score if self.bias is None else score + self.bias.weight[items, 0]
 
-    def scores(self, hidden: Tensor, table: Tensor, start: int = 0) -> Tensor:  # (n, D), (V, D) -> (n, V)
+    def scores(
+        self, hidden: Tensor, table: Tensor, start: int = 0, stop: int | None = None
+    ) -> Tensor:  # (n, D), (V, D) -> (n, V)
         scores = (hidden @ table.to(hidden.dtype).T).float()
-        return scores if self.bias is None else scores + self.bias.weight[start:, 0]
+        return scores if self.bias is None else scores + self.bias.weight[start:stop, 0]
 
     # --------------------------------------------------------------------------------------------------------- suggesting
 
