@@ -152,11 +152,16 @@ WALKS["output span"] |= {"model": "transformer", "inputs": {"x": "text"}}
 WALKS["output image"]["model"] = {"kind": "diffusion", "preset": "tiny"}
 for name in set(backbones.names()) - set(READS):
     WALKS[f"model {name}"]["outputs"] = {"y": "image"}
+WALKS["output boxes"] |= {"model": "transformer", "inputs": {"x": "image"}}
 WALKS["output pairing"]["inputs"] = {"x": "text", "z": "text"}
 PARTS = {"input": "inputs", "encoder": "inputs", "output": "outputs", "model": "model"}  # of a walk; else train.KIND
 WALKS["loss huber"] = {"outputs": {"y": "number"}, "train": {"steps": 6, "loss": "huber"}}
 # Keys that have no other legal value: ever; but of a number's loss; but of a category's.
-ONE_VALUE = {"train.attention", "train.loss.delta", "train.loss.label_smoothing"}
+ONE_VALUE = {
+    "train.attention",
+    "train.weighing",
+    *(f"train.loss.{key}" for key in ("delta", "label_smoothing", "gamma", "negatives", "calibration")),
+}
 
 
 def leaves(plain: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

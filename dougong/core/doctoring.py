@@ -18,6 +18,7 @@ EXTRAS = {
     "data": {"PIL": "images", "ftfy": "repair of wrongly decoded text", "py3langid": "language filters"},
     "text": {"sacrebleu": "BLEU and chrF"},
     "audio": {"soundfile": "sound files", "soxr": "resampling", "jiwer": "errors of words and characters"},
+    "video": {"av": "video files"},
     "spm": {"sentencepiece": "sentencepiece models"},
     "eval": {"faster_coco_eval": "mean average precision of boxes"},
 }

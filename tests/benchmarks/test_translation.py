@@ -171,5 +171,5 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:
     rates = [peer.factor(step / 1000, 1 / 1000) for step in range(1000)]
     assert np.argmax(rates) == peer.WARMUP * 1000 - 1
     assert 0.9 < max(rates) <= 1
-    assert rates[0] == pytest.approx(1 / 50)
+    assert rates[0] == pytest.approx(1 / (1000 * peer.WARMUP))
     assert rates[-1] < 0.002

@@ -96,11 +96,11 @@ def test_D6_unseen_values_at_the_output_cost_no_loss_that_is_not_finite(kind: st
 @given(values=st.lists(RAW, max_size=6))
 @settings(max_examples=60)
 def test_D6_encoded_indices_are_those_of_the_codec_or_the_mark_of_the_unseen(kind: str, values: list[Any]) -> None:
-    """Whole numbers but pixels: from -1, the mark, to below the number of classes or of the vocabulary."""
+    """Whole numbers but measures: from -1, the mark, to below the number of classes or of the vocabulary."""
     codec = fitted(kind).codec
     known = len(codec.classes) if hasattr(codec, "classes") else getattr(codec, "vocab_size", 256)
     for name, column in encoded(kind, values).items():
-        if name == "unseen":  # how many there were
+        if name in ("unseen", "samples", "size"):  # how many there were; of a sound; height and width
             continue
         numbers = column.values if isinstance(column, Ragged) else np.asarray(column)
         if numbers.dtype.kind in "iu" and numbers.size:

@@ -115,8 +115,11 @@ def test_the_size_of_batches_does_not_matter(name: str):
 def test_the_order_of_rows_does_not_matter(name: str):
     first, second = measured(name), measured(name, shuffle=True, seed=9)
     for key, estimate in first.metrics.items():
-        assert second.metrics[key].low == pytest.approx(estimate.low, rel=1e-4, nan_ok=True)
-        assert second.metrics[key].value == pytest.approx(estimate.value, rel=1e-4, nan_ok=True)
+        most = (
+            2e-3 if key.endswith("spearman") else 1e-4
+        )  # other batches, other last bits: nearly equal answers change places
+        assert second.metrics[key].low == pytest.approx(estimate.low, rel=most, nan_ok=True)
+        assert second.metrics[key].value == pytest.approx(estimate.value, rel=most, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", SORTS)

@@ -266,7 +266,7 @@ def test_it_neither_writes_nor_answers():
         ),
         (
             {"inputs": {"more": "text"}},
-            "outputs.text.objective = 'masked': expected causal beside inputs: a masked text is told from itself alone. "
+            "outputs.text.objective = 'masked': expected causal or ctc beside inputs: a masked text is told from itself alone. "
             "Fix: remove it, or the inputs.",
         ),
         (

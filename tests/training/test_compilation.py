@@ -147,7 +147,11 @@ def test_gradients_of_what_is_computed_again_are_those_of_what_was_kept() -> Non
         assert (parameter.grad - plain[name]).norm() < 0.03 * plain[name].norm(), name
 
 
-@pytest.mark.parametrize("kind", [kind for kind in backbones.names() if kind != "identity"])  # it computes nothing
+# identity computes nothing, and what makes its output from noise reads nothing
+READS = [kind for kind in backbones.names() if kind != "identity" and not backbones.makes(kind)]
+
+
+@pytest.mark.parametrize("kind", READS)
 def test_every_backbone_has_blocks_to_compile(kind: str) -> None:
     loaded = recipe.load(recipe_of("reviews") | {"model": {"kind": kind, "preset": "tiny"}, "train": {"steps": 1}})
     inputs, outputs = assembly.fitted(loaded, assembly.prepared_data(loaded))

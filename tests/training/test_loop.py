@@ -233,7 +233,12 @@ def test_progress_counts_steps_rows_tokens_and_the_place_of_the_next_batch() -> 
 
 def test_tokens_are_the_real_positions_of_ragged_columns_and_rows_where_there_are_none() -> None:
     row = torch.arange(3)
-    assert count_tokens([{"row": row, "text.tokens": torch.zeros(3, 9), "text.length": torch.tensor([2, 9, 4])}]) == 15
+    assert (
+        count_tokens(
+            [{"row": row, "text.tokens": torch.zeros(3, 9).long(), "text.tokens.length": torch.tensor([2, 9, 4])}]
+        )
+        == 15
+    )
     assert count_tokens([{"row": row}, {"row": row}]) == 6
 
 
