@@ -130,7 +130,7 @@ class Column:
             self.lengths.add(len(labels))
             for name, count in Counter(labels).items():
                 self._add_class(name[:NAME], count)
-        if isinstance(value, list | tuple) and value and all(isinstance(item, bytes) for item in value):
+        if _is_frames(value):
             self.media.update([] if self.kind else ["video"])  # its frames
             self._count([value])
             return
@@ -172,7 +172,7 @@ class Column:
                 low, high = float(fit.min()), float(fit.max())
                 self._merge_numbers(Column(numbers=len(fit), mean=mean, squares=squares, low=low, high=high))
             self._count(numbers.tolist(), None if hashes is None else hashes[present])
-        elif self.kind in ENDINGS and types <= {bytes, list}:
+        elif self.kind in ENDINGS and all(isinstance(value, bytes) or _is_frames(value) for value in values):
             self.rows += len(values)
             self._count(values, hashes)
         else:
@@ -292,6 +292,11 @@ class Column:
         media = Counter(value.get("media", {}))  # absent in reports of 0.1
         hashes, classes = set(value["hashes"]), Counter(value["classes"])
         return Column(**plain, media=media, lengths=lengths, hashes=hashes, classes=classes)
+
+
+def _is_frames(value: object) -> bool:
+    """Whether a value is a clip as the files of its frames."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(frame, bytes) for frame in value)
 
 
 def _name(value: object) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.scripts import load
 
+for script in ("fetch", "tables", "emoji"):  # which it imports
+    load(f"recipes/data/{script}.py")
 emoji_tones = load("recipes/data/emoji_tones.py")
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 
