@@ -37,8 +37,20 @@ from dougong.training.loop import Progress
 RUNS = recipes.RUNS
 MODEL, KIND, DATA, CHANGES = "model", "run", "data.json", "changes.jsonl"
 READ_LATER = ("model/model.safetensors", "log.jsonl")  # large: the one is checked when the model is loaded
-CONFIG_VERSION = 1  # of resolved.json and config.json
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> its plain recipe as the next has it
+CONFIG_VERSION = 2  # of resolved.json and config.json
+
+
+def _metrics_where_texts_come_out(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 named the metrics of a text also where it goes in, and has none."""
+    inputs = {
+        name: {**field, "metrics": None} if field.get("type") == "text" else field
+        for name, field in resolved["inputs"].items()
+    }
+    return resolved | {"inputs": inputs}
+
+
+# version -> its plain recipe as the next has it
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _metrics_where_texts_come_out}
 
 
 # --------------------------------------------------------------------------------------------------- writing the folder

@@ -248,8 +248,9 @@ def test_a5_a_recipe_of_an_older_version_is_migrated_step_by_step(copy: Path, mo
         assert "old" not in plain  # it comes after the second
         return {("train" if key == "training" else key): value for key, value in plain.items()}
 
-    monkeypatch.setattr(run_folder, "CONFIG_VERSION", 3)
-    monkeypatch.setattr(run_folder, "MIGRATIONS", {1: second, 2: third})
+    now = run_folder.CONFIG_VERSION
+    monkeypatch.setattr(run_folder, "CONFIG_VERSION", now + 2)
+    monkeypatch.setattr(run_folder, "MIGRATIONS", {now: second, now + 1: third})
     assert dougong.load(copy).predict([{"a": 1, "b": 2}]) == said
 
 

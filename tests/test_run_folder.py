@@ -333,3 +333,10 @@ def test_setting_a_run_aside_deletes_nothing(tmp_path: Path) -> None:
         "run~3": "2",
     }
     run_folder.set_aside(tmp_path / "run")  # nothing there: nothing to do
+
+
+def test_a_run_of_the_first_version_names_metrics_of_a_text_that_goes_in_and_is_opened(tmp_path: Path) -> None:
+    resolved = whole(inputs={"x": "text"})
+    resolved["inputs"]["x"]["metrics"] = ["rouge_l", "exact_match"]
+    artefacts.write_json(tmp_path / "resolved.json", resolved | {"version": 1, "dougong": "0.1.0"})
+    assert run_folder.read_recipe(tmp_path).inputs["x"].metrics is None
