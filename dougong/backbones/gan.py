@@ -2,7 +2,8 @@
 
 Goodfellow et al. 2014 (arXiv:1406.2661), with the loss of the generator that does not saturate. The critic is kept smooth by the
 penalty R1 (Mescheder et al. 2018, arXiv:1801.04406) or by spectral normalization (Miyato et al. 2018, arXiv:1802.05957), and
-told the inputs by projection (Miyato & Koyama 2018, arXiv:1802.05637).
+told the inputs by projection (Miyato & Koyama 2018, arXiv:1802.05637). Where inputs are told, a generator soon makes one picture of
+each, whatever the noise: Mao et al. 2019 (arXiv:1903.05628) keep it from that.
 """
 
 # B batch, C channels, H height, W width of a picture, Z numbers of noise, D width
@@ -19,13 +20,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.backbones import BackboneConfig, Layers, Width
-from dougong.core.config import Count, Positive, config
+from dougong.core.config import Count, NonNegative, Positive, config
 from dougong.core.errors import Problem, bad_field
 from dougong.layers.denoisers import GROUPS, Block, Said, Told, fill, normed, places, shuffled, unshuffled
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
 from dougong.layers.noise import Draws
 
+SAME = 0.01  # values nearer than this count as the same
 LEAK = 0.2  # slope of the critic's activation below zero
 PENALIZED = (
     4  # one row of so many of each step is, that much harder: its gradient costs as much as all else of the critic
@@ -44,6 +46,7 @@ class Config(BackboneConfig):
     noise: Count = 64  # Z
     regularization: Literal["r1", "spectral"] = "r1"
     penalty: Positive | None = None  # of r1: gamma; None: 1
+    variety: NonNegative = 0.1  # weight of what keeps other noise from giving the same picture; 0: nothing does
 
     def __post_init__(self) -> None:
         if self.penalty is not None and self.regularization != "r1":
@@ -95,7 +98,17 @@ class Backbone(nn.Module):
         made = self.generator(draws.noise, detached(condition))
         both = Features(condition.values.repeat(2, 1, 1), condition.mask.repeat(2, 1))
         real, false = self.critic(torch.cat([values, made.to(values.dtype)]), both).chunk(2)
-        return F.softplus(-real) + F.softplus(false), F.softplus(-false)
+        fooling = F.softplus(-false)
+        if self.config.variety:
+            fooling = fooling + self.config.variety * self.sameness(made, condition, draws.noise)
+        return F.softplus(-real) + F.softplus(false), fooling
+
+    def sameness(self, made: Tensor, condition: Features, noise: Tensor) -> Tensor:
+        """(B,): how far other noise lies away over how far what is made of it does (Mao et al. 2019, arXiv:1903.05628)."""
+        other = noise.roll(1, dims=1)
+        again = self.generator(other, detached(condition))
+        apart = (made - again).float().abs().flatten(1).mean(1)
+        return (noise - other).abs().mean(1) / (apart + SAME)
 
     def penalty(
         self, values: Tensor, condition: Features

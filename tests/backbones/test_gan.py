@@ -17,7 +17,7 @@ from dougong.training.loop import Config as Train
 from dougong.training.schedules import Plateau
 from tests.backbones.test_makers import asked, built, pictures, seeds
 
-TINY = Config(width=16, noise=8, penalty=3.0)
+TINY = Config(width=16, noise=8, penalty=3.0, variety=0.0)
 
 
 def test_r1_is_half_gamma_times_the_squared_gradient_at_real_values() -> None:
@@ -81,6 +81,18 @@ def test_the_game_is_the_loss_that_does_not_saturate() -> None:
     torch.testing.assert_close(against, -F.logsigmoid(real) - F.logsigmoid(-false), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fooling, -F.logsigmoid(false), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.losses(values, condition, draws), against + fooling)
+
+
+def test_a_generator_that_does_not_listen_to_its_noise_pays_for_it() -> None:
+    model, condition, noise = built(Config(width=16, noise=8), 1), asked(1), torch.randn(4, 8)
+    other = noise.roll(1, dims=1)
+    first, second = (model.make(condition, each) for each in (noise, other))
+    far = (first - second).abs().mean((1, 2, 3))
+    expected = (noise - other).abs().mean(1) / (far + gan.SAME)
+    torch.testing.assert_close(model.sameness(first, condition, noise), expected)
+    model.generator.noise.weight.data.zero_()
+    made = model.make(condition, noise)
+    assert (model.sameness(made, condition, noise) > 10 * expected.max()).all()
 
 
 @pytest.mark.parametrize(
