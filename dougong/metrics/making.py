@@ -9,6 +9,7 @@ judges do not compare. Precision and recall: Kynkäänniemi et al. 2019 (arXiv:1
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 
 import numpy as np
@@ -129,8 +130,8 @@ class _Manifold(RankMetric):
         """(N, 2 · d): what is asked whether it lies within, and what it shall lie within."""
         return np.concatenate([np.asarray(side, dtype=np.float64) for side in self.sides(prediction, target)], axis=1)
 
-    def sides(self, prediction: Columns, target: Columns) -> tuple[object, object]:
-        raise NotImplementedError
+    @abstractmethod
+    def sides(self, prediction: Columns, target: Columns) -> tuple[object, object]: ...
 
     def values(self, kept: np.ndarray, weights: Iterable[np.ndarray]) -> np.ndarray:
         asked, within = np.split(kept, 2, axis=1)  # (N, d) each
