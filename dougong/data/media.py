@@ -5,6 +5,9 @@ A type of field whose values are such files stands here under its name, so that 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 ENDINGS: dict[str, tuple[str, ...]] = {
     "image": (".png", ".jpg", ".jpeg", ".webp"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
@@ -16,3 +19,21 @@ def kind_of(name: str) -> str | None:
     """The type of a file's value by its name; None if it is none of these."""
     name = name.lower()
     return next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
+
+
+def bytes_of(value: object, kind: str, most: int) -> bytes:
+    """A file's bytes, or those of the file whose path stands there. ValueError beyond `most`, or if it is neither."""
+    if isinstance(value, str):
+        path = Path(value)
+        if not os.path.isfile(path):  # unlike Path.is_file it also says no to names too long for the disk
+            raise ValueError(f"no such {kind} file: {path.name}")
+        if path.stat().st_size > most:
+            raise ValueError(f"{path.name}: larger than {most >> 20} MB")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path.name}: cannot be read ({error.strerror})") from None
+    if not isinstance(value, bytes):
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ValueError(f"expected {article} {kind} file or its bytes, found {type(value).__name__}")
+    return value

@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dougong.core.errors import missing_extra
+from dougong.data import media
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
@@ -80,18 +80,7 @@ def fit(
 
 def read_file(value: object) -> bytes:
     """The bytes of a picture, or those of the file whose path it is, known to be whole. ValueError if it is none."""
-    if isinstance(value, str):
-        path = Path(value)
-        if not os.path.isfile(path):  # unlike Path.is_file it also says no to names too long for the disk
-            raise ValueError(f"no such image file: {path.name}")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path.name}: larger than {MAX_BYTES >> 20} MB")
-        try:
-            value = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"{path.name}: cannot be read ({error.strerror})") from None
-    if not isinstance(value, bytes):
-        raise ValueError(f"expected an image file or its bytes, found {type(value).__name__}")
+    value = media.bytes_of(value, "image", MAX_BYTES)
     picture = opened(value)
     try:
         picture.load()  # a truncated picture is found here, where its row can still be quarantined

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import DataError, bad_field
-from dougong.data import sounds
+from dougong.data import media, sounds
 from dougong.data.columns import Columns, Ragged
 from dougong.data.spectra import FLOOR, Frames
 from dougong.fields import FieldConfig
@@ -95,20 +95,8 @@ class Codec:
         config = config or Config()
         if value is None or value == "":
             return None
-        name = ""
-        if isinstance(value, str):
-            path = Path(value)
-            name = f"{path.name}: "
-            if not os.path.isfile(path):  # unlike Path.is_file it also says no to names too long for the disk
-                raise ValueError(f"no such sound file: {path.name}")
-            if path.stat().st_size > sounds.MAX_BYTES:
-                raise ValueError(f"{name}larger than {sounds.MAX_BYTES >> 20} MB")
-            try:
-                value = path.read_bytes()
-            except OSError as error:
-                raise ValueError(f"{name}cannot be read ({error.strerror})") from None
-        if not isinstance(value, bytes):
-            raise ValueError(f"expected a sound file or its bytes, found {type(value).__name__}")
+        name = f"{Path(value).name}: " if isinstance(value, str) else ""
+        value = media.bytes_of(value, "sound", sounds.MAX_BYTES)
         try:
             header = sounds.header(value)
             if config.longer == "refuse" and header.seconds > config.max_seconds:
