@@ -452,13 +452,18 @@ def begin_with(model: Model, parent: Run) -> Begun:
     )
 
 
+def _learnt_as(codec: Any) -> Any:
+    """What a codec knows that its weights depend on: all of it, unless it says so itself."""
+    return codec.learnt_as() if hasattr(codec, "learnt_as") else codec.to_json()
+
+
 def other_values(model: Model, parent: Run) -> set[str]:
     """The modules of fields that in the parent had other classes or statistics. Refuses another tokenizer."""
     known = {field.name: field for field in [*parent.inputs, *parent.outputs]}
     texts = [field for field in known.values() if hasattr(field.codec, "tokenizer")]
     other: set[str] = set()
     for field in [*model.inputs, *model.outputs]:
-        if field.name not in known or field.codec.to_json() == known[field.name].codec.to_json():
+        if field.name not in known or _learnt_as(field.codec) == _learnt_as(known[field.name].codec):
             continue
         if hasattr(field.codec, "tokenizer") and known[field.name] in texts:
             expected = f"the tokenizer of {parent.folder}, whose embeddings the model begins with (model.init)"

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -133,6 +135,23 @@ def test_a_text_takes_over_the_tokenizer_of_the_run_and_keeps_it(tmp_path: Path)
     assert dougong.load("labels").predict(["a good thing"]) == before
     again = recipes.load(named).inputs["text"].tokenizer
     assert again == resolved  # the recipe has not changed because the parent is gone
+
+
+def test_pictures_that_are_darker_go_in_as_those_that_the_run_has_seen(tmp_path: Path, begun: dict[str, torch.Tensor]):
+    parent, table = run("judge"), pq.read_table(run("judge").folder.parent.parent / "pictures.parquet")
+    dark = table.filter(pc.equal(table["label"], "left")).append_column("sort", table["name"][: table.num_rows // 2])
+    pq.write_table(dark, tmp_path / "some.parquet")
+    recipe = recipe_of("judge") | {
+        "name": "some",
+        "data": {"train": str(tmp_path / "some.parquet"), "split": {"validation": 0.2}},
+        "outputs": {"sort": "category"},
+        "model": {"kind": "convnet", "preset": "tiny", "init": str(parent.folder)},
+        "train": {"steps": 2, "batch_size": 16, "device": "cpu"},
+    }
+    trained = dougong.train(recipe)
+    assert trained.inputs[0].codec.form.mean != parent.inputs[0].codec.form.mean
+    assert {name.split(".")[0] for name in trained.receipt["init"]["anew"]} == {"out_sort"}
+    assert any(name.startswith("in_image.") for name in trained.receipt["init"]["taken"])
 
 
 def test_of_several_tokenizers_that_of_the_same_name_is_taken(tmp_path: Path):

@@ -20,6 +20,8 @@ Each file offers
     head        config -> the Head of such a field                (only where its type has more than one)
     shares      config, inputs, encoders -> whether the inputs have one encoder   (beside a Head with SEPARATE)
     CHECKED     of its Codec: true where `dougong check` fits it too: it is quick, and finds faults   (as where there are classes)
+    learnt_as   of its Codec: what of its to_json weights depend on, so that a run with another cannot be begun with
+                (only where that is not all: a picture's mean and deviation only bring pixels to one scale)
     check       key, config, whole -> the Problems that such a field finds in the other sections   (only where there are some)
     ONLY_IN     the keys of Config that work only where the type goes in   (only where there are some)
     ONLY_OUT    those that work only where it comes out                    (beside weight and loss, which all have)

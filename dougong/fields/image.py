@@ -147,6 +147,10 @@ class Codec:
     def to_json(self) -> dict[str, Any]:
         return self.form.to_json()
 
+    def learnt_as(self) -> dict[str, Any]:
+        """Mean and deviation only bring pixels to one scale."""
+        return {"channels": self.channels}
+
     @classmethod
     def from_json(cls, config: Config, saved: dict[str, Any]) -> Codec:
         return cls(config, Form.from_json(saved))
