@@ -68,13 +68,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unpack(
-    archive: Path, folder: Path, keep: str = "*", *, packed: int | None = None, skip_links: bool = False
-) -> None:
+def unpack(archive: Path, folder: Path, keep: str = "*", *, packed: int | None = None) -> None:
     """Write the regular files whose name fits `keep` under `folder`, all of them or none.
 
-    `packed`: bytes of what it was itself unpacked from, which its ratio is judged by. A link or a device is refused, or left out
-    where `skip_links`.
+    `packed`: bytes of what it was itself unpacked from, which its ratio is judged by.
     """
     most = min(MAX_BYTES, MAX_RATIO * (packed or archive.stat().st_size) + CHUNK)
     written = kept = 0
@@ -82,7 +79,7 @@ def unpack(
     try:
         with _damage_told(archive):
             for name, source in _entries(archive, most):
-                if not fnmatchcase(name, keep) or (source is None and skip_links):
+                if not fnmatchcase(name, keep):
                     continue
                 if source is None:
                     _refuse(archive, f"{shown(name)} is a link or a device")

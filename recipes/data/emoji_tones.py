@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import Any
 
 import emoji
 import fetch
@@ -22,26 +21,22 @@ HELD_OUT = 5  # one of so many
 
 
 def main() -> None:
-    train, test = split(bases())
-    tables.write_parquet("emoji-tones-train.parquet", train)
-    tables.write_parquet("emoji-tones-test.parquet", test)
-
-
-def bases() -> dict[str, list[dict[str, Any]]]:
-    """Of each emoji, by its name, its picture and name, and those of its skin tones."""
     package = ("emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438")
     told = json.loads((fetch.npm(*package, keep="package/emoji.json") / "package/emoji.json").read_text("utf-8"))
     pictures = fetch.npm(*package, keep="package/img/google/64/*.png") / "package/img/google/64"
-    return {
+    bases = {
         str(each["name"]): [{"image": row["image"], "name": str(row["name"])} for row in emoji.rows(each, pictures)]
         for each in told
         if each["category"] != "Component"
     }
+    train, test = split(bases)
+    tables.write_parquet("emoji-tones-train.parquet", train)
+    tables.write_parquet("emoji-tones-test.parquet", test)
 
 
-def split(bases: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split(bases: dict[str, list[dict[str, object]]]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Training and test rows; a test row's emoji and its tone both stand in training rows."""
-    sides: dict[bool, list[dict[str, Any]]] = defaultdict(list)
+    sides: dict[bool, list[dict[str, object]]] = defaultdict(list)
     for rows in bases.values():
         toned = sorted((row for row in rows if ":" in str(row["name"])), key=lambda row: tables.place(str(row["name"])))
         held_out = {str(row["name"]) for row in toned[: len(toned) // HELD_OUT]}

@@ -92,10 +92,7 @@ def _download(command: list[str], archive: Path, wanted: str | None) -> None:
 
 
 def unpack(archive: Path, folder: Path, keep: str = "*") -> None:
-    """What fits `keep` of a tar, a zip, or the tar within a deb file, all of it or nothing: dougong.data.archives unpacks it.
-
-    The links in a package are second names of files that it holds: they are left out.
-    """
+    """What fits `keep` of a tar, a zip, or the tar within a deb file, all of it or nothing: dougong.data.archives unpacks it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with archive.open("rb") as file:
         is_deb = file.read(8).startswith(b"!<arch>")
@@ -105,5 +102,5 @@ def unpack(archive: Path, folder: Path, keep: str = "*") -> None:
             source = Path(temporary) / f"{archive.name}.tar"
             with source.open("wb") as data:
                 subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=data, check=True, timeout=600)
-        archives.unpack(source, part, keep, packed=archive.stat().st_size, skip_links=True)
+        archives.unpack(source, part, keep, packed=archive.stat().st_size)
         part.rename(folder)
