@@ -425,7 +425,7 @@ class Reader:
         arriving = [config for name, config in inputs.items() if name not in encoders]
         answered = [outputs[name] for name in written]
         if getattr(model, "layout", "decoder") == "encoder-decoder":
-            if not written or not inputs:
+            if outputs and (not written or not inputs):  # one that could not be read is told of itself
                 expected = "decoder, where no text is written from inputs"
                 self.wrong(
                     "model.layout", model.layout, expected, "remove it, or add inputs and an output of type text"

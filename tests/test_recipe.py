@@ -456,6 +456,12 @@ def test_what_an_answer_cannot_share_is_said(tmp_path: Path, old: str, new: str,
     assert said in found
 
 
+def test_an_answer_that_cannot_be_read_is_the_one_mistake(tmp_path: Path):
+    text = ANSWERED.replace("shares: review", "beams: 0").replace("small}", "small, layout: encoder-decoder}")
+    (line,) = mistakes_of(tmp_path, text).splitlines()
+    assert "outputs.label.beams = 0" in line
+
+
 def test_what_is_copied_is_of_a_shared_vocabulary(tmp_path: Path):
     assert recipe.load(written(tmp_path, ANSWERED.replace("shares: review", "shares: review, copy: true")))
     assert (
