@@ -214,6 +214,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "inputs": {"label": "category"}, "outputs": {"image": {"type": "image", "samples": 20}},
         "train": {**STEPS, "ema": 0.9, "clip_norm": None},
     },
+    "pictures-autoregressive": {
+        "data": {"train": "pictures.parquet"}, "model": {"kind": "autoregressive", "preset": "tiny"},
+        "inputs": {"label": "category"}, "outputs": {"image": {"type": "image", "samples": 20}},
+    },
     "pictures-of-nothing": {
         "data": {"train": "pictures.parquet"}, "model": {"kind": "diffusion", "preset": "tiny", "sampling_steps": 2},
         "outputs": {"image": {"type": "image", "samples": 5}}, "train": {**STEPS, "steps": 2, "validate_every": 1},

@@ -49,7 +49,7 @@ class Config(BackboneConfig):
     def __post_init__(self) -> None:
         transformer.Config(width=self.width, heads=self.heads)  # the same rules
         if not self.levels or math.prod(self.levels) > CODES:
-            expected = f"one to four numbers whose product, the count of codes, is at most {CODES:,}"
+            expected = f"numbers whose product, the count of codes, is at most {CODES:,}"
             raise bad_field("model.levels", list(self.levels), expected, "use levels: [8, 8, 8]")
 
 

@@ -103,7 +103,7 @@ def test_a_tiny_one_learns_two_kinds_of_picture_and_makes_the_one_that_is_asked_
     ("settings", "said"),
     [
         ({"width": 30, "heads": 4}, r"model\.width = 30: expected a multiple of heads \(4\)"),
-        ({"levels": ()}, r"model\.levels = \[\]: expected one to four numbers"),
+        ({"levels": ()}, r"model\.levels = \[\]: expected numbers whose product"),
         ({"levels": (256, 256, 2)}, r"model\.levels = \[256, 256, 2\]: .*at most 65,536.*use levels: \[8, 8, 8\]"),
     ],
 )

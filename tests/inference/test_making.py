@@ -47,6 +47,19 @@ def test_guidance_and_steps_change_what_is_made_and_the_gan_has_neither() -> Non
         run("pictures").generate(["left"], count=0)
 
 
+def test_how_codes_are_chosen_can_be_asked_for() -> None:
+    coded = run("pictures-autoregressive")
+    plain = coded.generate(["left"])[0]
+    for options in ({"guidance": 5.0}, {"temperature": 0.05}, {"top_k": 1}):
+        assert not np.array_equal(coded.generate(["left"], **options)[0], plain), options
+    likeliest = [coded.generate(["left"], top_k=1, seed=seed)[0] for seed in range(2)]
+    np.testing.assert_array_equal(*likeliest)
+    with pytest.raises(
+        FieldError, match=r"generate\.sampler = 'ddim': expected one of count, seed, guidance, temperature, top_k"
+    ):
+        coded.generate(["left"], sampler="ddim")
+
+
 def test_what_cannot_be_asked_is_refused_with_the_fix() -> None:
     with clear_error("prompt", "what shall be made: label", "give a prompt"):
         run("pictures").generate()
@@ -88,7 +101,7 @@ def test_the_report_shows_a_grid_and_the_same_pictures_at_each_validation() -> N
     assert "step 15" in page
 
 
-@pytest.mark.parametrize("name", ["pictures", "pictures-gan"])
+@pytest.mark.parametrize("name", ["pictures", "pictures-autoregressive", "pictures-gan"])
 def test_a_training_that_was_interrupted_goes_on_bit_for_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
