@@ -40,6 +40,11 @@ def propose(data: Path, predict: Sequence[str], folder: Path) -> str:
     if list(columns) == ["text"] and not predict:
         return language_model(data, folder)
     outputs = list(predict) or [likely_output(columns)]
+    if "item" not in (
+        columns[name].kind for name in outputs
+    ):  # a history that nothing goes on with is a list of labels
+        for column in columns.values():
+            column.kind = "" if column.kind in ("item", "items") else column.kind
     for quotes, passage in passages.items():
         if quotes not in outputs or passage in outputs:  # there is nothing to be quoted, or nobody quotes
             columns[quotes].kind = "text"
@@ -115,6 +120,8 @@ def look(data: Path) -> tuple[dict[str, Column], dict[str, str]]:
             column.kind = "chat"
     for tags, words in tagged(columns, rows):
         columns[tags].kind, columns[words].kind = "tags", "text"
+    for item, history in goes_on_with(columns, rows).items():
+        columns[item].kind, columns[history].kind = "item", "items"
     passages = quoted_from(columns, rows)
     for quotes, passage in passages.items():
         columns[quotes].kind, columns[passage].kind = "span", "text"
@@ -174,6 +181,25 @@ def fit_together(tags: Sequence[Sequence[str]], words: str, rows: Sequence[Mappi
     return all(len(text) == len(row) for text, row in zip(texts, tags, strict=True)) and len(many) > len(few)
 
 
+def goes_on_with(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For a column of items the history that each goes on: lists that hold what other rows go on with, seldom their own item."""
+    found: dict[str, str] = {}
+    for history, column in columns.items():
+        lists = [(row, set(map(str, row[history]))) for row in rows if isinstance(row.get(history), list)]
+        if column.kind or not lists:
+            continue
+        known = set().union(*(listed for _, listed in lists))
+        for name, other in columns.items():
+            told = [(str(row[name]), listed) for row, listed in lists if isinstance(row.get(name), str | int)]
+            new = sum(item not in listed for item, listed in told)
+            held = sum(item in known for item, _ in told)
+            varied = MANY <= len({item for item, _ in told}) < len(told)  # one of each row's own is an identifier
+            if not other.kind and varied and held >= OFTEN * len(rows) and new >= OFTEN * len(told):
+                found.setdefault(name, history)
+    return found if len(found) == 1 else {}
+
+
+MANY = 20  # different items: fewer are names of classes
 OFTEN = 0.9  # of the answers stand in the passage: of the others some are always misspelt
 LONGER = 3  # times a passage is longer than what is quoted from it
 
@@ -206,8 +232,11 @@ def answers_of(value: object) -> list[str]:
 
 
 def likely_output(columns: dict[str, Column]) -> str:
-    """A conversation, or the tags or quotes of a text; a column called like an answer, else the last that is no text or date."""
-    for kind in ("chat", "tags", "span", "boxes"):
+    """A conversation, tags or quotes of a text, boxes, what a history goes on with; else what is called like an answer, or the last.
+
+    A text or a date is only taken where there is nothing else.
+    """
+    for kind in ("chat", "tags", "span", "boxes", "item"):
         for name, column in columns.items():
             if kind in (column.kind, column.guess() if kind == "boxes" else ""):
                 return name

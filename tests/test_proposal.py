@@ -72,6 +72,17 @@ def write_clips(path: Path) -> Path:
     return path
 
 
+def write_visits(path: Path) -> Path:
+    """Each list goes on with what comes next in a circle of forty."""
+    starts = [(start, 3 + start % 5) for start in range(120)]
+    shown = [([f"i{(start + step) % 40}" for step in range(length)], start + length) for start, length in starts]
+    lines = [
+        {"size": index * 0.5, "list": listed, "then": f"i{after % 40}"} for index, (listed, after) in enumerate(shown)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
 def write_images(path: Path) -> Path:
     for index in range(30):
         folder = path / ("dark" if index % 2 else "light")
@@ -93,6 +104,7 @@ def write_images(path: Path) -> Path:
         ("poems.txt", write_text, {}, {"text": "text"}),
         ("pictures", write_images, {"image": "image"}, {"label": "category"}),
         ("clips", write_clips, {"video": "video"}, {"label": "category"}),
+        ("visits.jsonl", write_visits, {"size": "number", "list": "items"}, {"then": "item"}),
     ],
 )
 def test_a_proposed_recipe_passes_check_and_trains(name: str, write: Any, inputs: Any, outputs: Any, tmp_path: Path):
@@ -287,6 +299,16 @@ def test_annotated_pictures_are_proposed_as_boxes(tmp_path: Path):
 def write_lines(folder: Path, lines: list[dict[str, Any]]) -> Path:
     (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return Path("lines.jsonl")
+
+
+def test_a_history_that_nothing_goes_on_with_is_a_list_of_labels(tmp_path: Path):
+    path = write_visits(tmp_path / "visits.jsonl")
+    assert "\n  list: labels " in proposal.propose(path, ["size"], tmp_path)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    own = [
+        {**line, "then": line["list"][0]} for line in lines
+    ]  # each has its own first: a label, and nothing that comes next
+    assert "items" not in proposal.propose(write_lines(tmp_path, own), ["then"], tmp_path)
 
 
 def test_of_huge_rows_only_some_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
