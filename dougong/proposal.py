@@ -232,7 +232,7 @@ def answers_of(value: object) -> list[str]:
 
 
 def likely_output(columns: dict[str, Column]) -> str:
-    """A conversation, tags or quotes of a text, boxes, what a history goes on with; else what is called like an answer, or the last.
+    """A conversation, tags or quotes of a text, boxes, what a history goes on with; else one called like an answer, or the last.
 
     A text or a date is only taken where there is nothing else.
     """
