@@ -9,6 +9,7 @@ training rows (piecewise-linear encoding, Gorishniy et al. 2022), which lets a n
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dougong.core.config import Fraction, config
-from dougong.core.errors import DataError, bad_field
+from dougong.core.errors import DataError, Note, bad_field
 from dougong.data.cleaning import MAX_NUMBER
 from dougong.data.columns import Columns
 from dougong.data.sampling import Sample
@@ -47,11 +48,15 @@ class Config(FieldConfig):
         16  # quantile bins that an input is spread over; 0 = the plain value only
     )
     quantiles: tuple[Level, ...] = ()  # of what a row's number may be, told beside the one in the middle; increasing
+    calibrate: bool = False  # move each quantile so far that as many validation rows lie below it as its level says
     pool: PoolKind = "mean"
     dropout: Fraction = 0.0
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
+        if self.calibrate and not self.quantiles:
+            expected = "false without quantiles, which are what it moves"
+            raise bad_field("number.calibrate", True, expected, "write quantiles: [0.1, 0.5, 0.9], or remove it")
         if list(self.quantiles) != sorted(set(self.quantiles)):
             expected = "levels that increase"
             raise bad_field("number.quantiles", list(self.quantiles), expected, "write quantiles: [0.1, 0.5, 0.9]")
@@ -64,7 +69,7 @@ class Config(FieldConfig):
 
 
 ONLY_IN = ("bins",)
-ONLY_OUT = ("quantiles", "pool", "dropout")
+ONLY_OUT = ("quantiles", "calibrate", "pool", "dropout")
 
 
 class Codec:
@@ -214,6 +219,8 @@ class Encoder(nn.Module):
 class Head(nn.Module):
     """Pooled features -> a number, or quantiles of what it may be."""
 
+    shifts: Tensor
+
     AUTOREGRESSIVE: ClassVar[bool] = False
     LOSSES: ClassVar[dict[str, Any]] = {"auto": mse_sum, "mse": mse_sum, "mae": mae_sum, "huber": huber_sum}
 
@@ -225,6 +232,12 @@ class Head(nn.Module):
             raise bad_field("train.loss", loss.kind, "auto beside quantiles, which have the pinball loss", "remove it")
         self.codec, self.setting, self.levels = codec, loss, config.quantiles
         self.readout = Readout(config.pool, width, len(config.quantiles) or 1, config.dropout)
+        if config.calibrate:
+            self.register_buffer("shifts", torch.zeros(len(config.quantiles)))  # of each quantile, normalized
+
+    def reset_parameters(self) -> None:
+        if hasattr(self, "shifts"):
+            self.shifts.zero_()
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
         return (~batch[f"{name}.normalized"].isnan()).sum()
@@ -233,7 +246,7 @@ class Head(nn.Module):
         """(B,) normalized; (B, Q) where quantiles are told, in order: sorted they are never further from the true ones
         than as they came, and never cross (Chernozhukov et al. 2010)."""
         scores = self.readout(features).float()
-        return scores.sort(dim=-1, stable=True).values if self.levels else scores.squeeze(-1)
+        return ordered(scores) if self.levels else scores.squeeze(-1)
 
     def loss(self, features: Features, batch: dict[str, Tensor], name: str) -> Tensor:
         target = batch[f"{name}.normalized"]
@@ -246,10 +259,47 @@ class Head(nn.Module):
 
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """{"value": (B,) in the unit of the data}, and {"quantiles": (B, Q)} of which it is the median."""
-        found = torch.from_numpy(self.codec.restore(self.output(features).cpu().numpy()))
+        scores = self.output(features)
+        if hasattr(self, "shifts"):
+            scores = ordered(scores + self.shifts)
+        found = torch.from_numpy(self.codec.restore(scores.cpu().numpy()))
         if not self.levels:
             return {"value": found}
         return {"value": found[:, self.levels.index(MEDIAN)], "quantiles": found}
+
+    @torch.no_grad()
+    def settle(self, rows: Iterable[tuple[Columns, Columns]]) -> dict[str, Any]:
+        """Find the shifts by predictions and targets of rows that it was not trained on; how far each quantile moves, normalized.
+
+        The split conformal way (Romano et al. 2019, arXiv:1905.03222), for each level by itself.
+        """
+        self.shifts.zero_()
+        parts = [(np.asarray(said["quantiles"]), np.asarray(told["value"])) for said, told in rows]
+        quantiles, values = (np.concatenate(column) for column in zip(*parts, strict=True))  # (N, Q), (N,)
+        known = ~np.isnan(values)
+        if not known.any():
+            warnings.warn(
+                f"calibrate of {self.codec.config.column}: no validation row has a number.", Note, stacklevel=2
+            )
+            return {}
+        above = self.codec.normalize(values[known])[:, None] - self.codec.normalize(quantiles[known])  # (N, Q)
+        self.shifts.copy_(torch.tensor([_at_level(*pair) for pair in zip(above.T, self.levels, strict=True)]))
+        return {"shifts": {f"{level:g}": shift for level, shift in zip(self.levels, self.shifts.tolist(), strict=True)}}
+
+
+def ordered(quantiles: Tensor) -> Tensor:  # (B, Q)
+    return quantiles.sort(dim=-1, stable=True).values
+
+
+def _at_level(values: np.ndarray, level: float) -> float:
+    """The value that a further one lies below with a chance of `level`, or, above the middle, of at least that."""
+    count = len(values)
+    rank = math.ceil(level * (count + 1)) if level > MEDIAN else math.floor(level * (count + 1))
+    return float(np.sort(values)[min(max(rank, 1), count) - 1]) if level != MEDIAN else float(np.median(values))
+
+
+def SETTLED(config: Config) -> tuple[str, ...]:  # noqa: N802 - a constant but for its argument
+    return ("calibrate",) if config.calibrate else ()
 
 
 def METRICS(config: Config, codec: Codec) -> list[Metric]:  # noqa: N802 - a constant but for its arguments

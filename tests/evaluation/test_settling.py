@@ -16,7 +16,9 @@ from dougong import assembly
 from dougong import run as runs
 from dougong.core.errors import FieldError, Note
 from dougong.evaluation import settling
+from dougong.fields import number
 from dougong.inference.predict import predictions
+from dougong.layers.losses import Loss
 from dougong.run import Run
 from tests.small_runs import recipe_of
 
@@ -113,6 +115,41 @@ def test_a_temperature_is_fitted_and_leaves_accuracy_as_it_is() -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "label.loss_uncalibrated" in page
     assert "temperature" in page
+
+
+def test_quantiles_are_moved_until_they_hold_as_many_validation_rows_as_they_promise(tmp_path: Path) -> None:
+    """Noise that is learnt by heart: of other rows the range holds far fewer than it says."""
+    noise = np.random.default_rng(0).normal(size=(200, 4))
+    np.savetxt(tmp_path / "noise.csv", noise, delimiter=",", header="a,b,c,price", comments="")
+    price = {"type": "number", "quantiles": [0.1, 0.5, 0.9], "calibrate": True}
+    base = recipe("prices", {}, inputs=dict.fromkeys("abc", "number"), outputs={"price": price})
+    base["data"] = {"train": str(tmp_path / "noise.csv"), **SHARES}
+    base["model"] = {"kind": "mlp", "preset": "small"}
+    base["train"] = {"steps": 150, "batch_size": 32, "validate_every": 150, "device": "cpu", "optimizer": {"lr": 0.01}}
+    run = dougong.train(base)
+    told = run.receipt["settled"]["price"]
+    assert list(told["shifts"]) == ["0.1", "0.5", "0.9"]
+    assert run.model.head(run.outputs[0]).shifts.tolist() == pytest.approx(list(told["shifts"].values()))
+    prediction, target = said(dougong.load(run.folder), "validation")
+    rows = len(target["value"])
+    for level, quantile in zip((0.1, 0.5, 0.9), prediction["quantiles"].T, strict=True):
+        assert abs((target["value"] <= quantile).mean() - level) < 3 / rows, level
+    assert told["metrics"]["coverage"]["before"] < 0.7
+    assert told["metrics"]["coverage"]["after"] == pytest.approx(0.8, abs=5 / rows)
+    assert (np.diff(prediction["quantiles"]) >= 0).all()
+    assert "shifts" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_of_rows_without_a_number_nothing_is_moved() -> None:
+    head = number.Head(
+        number.Config(quantiles=(0.1, 0.5, 0.9), calibrate=True),
+        number.Codec(number.Config(), 0.0, 1.0, [0, 1]),
+        4,
+        Loss(),
+    )
+    rows = [({"quantiles": np.zeros((2, 3))}, {"value": np.full(2, np.nan)})]
+    with pytest.warns(Note, match=r"calibrate of None: no validation row has a number"):
+        assert head.settle(iter(rows)) == {}
 
 
 def test_a_run_killed_before_it_was_sealed_settles_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:

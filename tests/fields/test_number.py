@@ -237,6 +237,7 @@ def test_quantiles_that_are_learnt_are_those_of_the_data() -> None:
         ({"quantiles": [0.1, 0.9]}, "0.5 among them"),
         ({"quantiles": [0.5, 1.5]}, "below 1"),
         ({"quantiles": [0.5], "loss": {"kind": "mae"}}, "none beside quantiles"),
+        ({"calibrate": True}, "false without quantiles"),
     ],
 )
 def test_levels_that_say_nothing_are_refused(keys: dict[str, object], words: str) -> None:
