@@ -21,10 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dougong.core.errors import missing_extra
-from dougong.data import pictures
-from dougong.data.media import ENDINGS
+from dougong.data import media, pictures
 
-PICTURES = ENDINGS["image"]  # what frames in a folder are
+PICTURES = media.ENDINGS["image"]  # what frames in a folder are
 MAX_FRAMES = 36_000  # of a clip: 20 minutes at 30 a second
 MAX_SECONDS = 1_200
 MAX_BYTES = 1 << 30  # of a video file
@@ -42,7 +41,8 @@ def read(value: object, most: int, size: Size | None = None) -> list[bytes]:
     if isinstance(value, str):
         return _at(Path(value), most, size)
     if isinstance(value, bytes):
-        return list(_file(io.BytesIO(value), len(value), most, size))
+        with media.in_time("video"):
+            return list(_file(io.BytesIO(value), len(value), most, size))
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a clip or a list of pictures, found {type(value).__name__}")
     _check_count(len(value))
@@ -56,7 +56,7 @@ def _at(path: Path, most: int, size: Size | None) -> list[bytes]:
             return list(_folder(path, most))
         if not os.path.isfile(path):
             raise ValueError("no such clip, neither a folder nor a file")
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, media.in_time("video"):
             return list(_file(stream, path.stat().st_size, most, size))
     except OSError as error:
         raise ValueError(f"{path.name}: cannot be read ({error.strerror})") from None

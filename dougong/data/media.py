@@ -6,13 +6,23 @@ A type of field whose values are such files stands here under its name, so that 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "image": (".png", ".jpg", ".jpeg", ".webp"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
     "video": (".gif", ".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"),  # or a folder of images
 }
+SECONDS = {"image": 10.0, "audio": 30.0, "video": 120.0}  # that a file may take to be decoded
+
+
+class TooSlowError(ValueError):
+    """A file took longer to be decoded than any in good order does."""
 
 
 def kind_of(name: str) -> str | None:
@@ -37,3 +47,29 @@ def bytes_of(value: object, kind: str, most: int) -> bytes:
         article = "an" if kind[0] in "aeiou" else "a"
         raise ValueError(f"expected {article} {kind} file or its bytes, found {type(value).__name__}")
     return value
+
+
+@contextmanager
+def in_time(kind: str) -> Iterator[None]:
+    """Within it a file of that kind is decoded; TooSlowError if that takes longer than SECONDS.
+
+    Seen between two pieces that a decoder reads, and only where an alarm is heard: in a process's main thread, as preparation
+    has it, and not on Windows. Elsewhere the caps on what a header may promise are all that bounds it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise TooSlowError(f"decoding took longer than {SECONDS[kind]:g} s, which no {kind} file in good order does")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(
+            signal.ITIMER_REAL, SECONDS[kind], 1.0
+        )  # again each second: a library may swallow what it raises
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one that rings now is too late
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -83,7 +83,10 @@ def read_file(value: object) -> bytes:
     value = media.bytes_of(value, "image", MAX_BYTES)
     picture = opened(value)
     try:
-        picture.load()  # a truncated picture is found here, where its row can still be quarantined
+        with media.in_time("image"):
+            picture.load()  # a truncated picture is found here, where its row can still be quarantined
+    except media.TooSlowError:
+        raise
     except Exception:  # the decoders raise OSError, SyntaxError, struct.error, MemoryError … for damage
         raise ValueError(f"a damaged {picture.format} image") from None
     return value
@@ -178,6 +181,8 @@ class Animation:
     def _checked(self, look: Callable[[], Any], where: str = "") -> Any:
         try:
             return look()
+        except media.TooSlowError:
+            raise
         except Exception:  # as in read_file
             raise ValueError(f"a damaged {self.picture.format}{where}") from None
 

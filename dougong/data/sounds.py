@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dougong.core.errors import missing_extra
+from dougong.data import media
 
 FORMATS = "WAV, FLAC, OGG or MP3"
 MAX_BYTES = 200 << 20  # of a file
@@ -43,7 +44,7 @@ class Header:
 
 def read(data: bytes, rate: int, seconds: float) -> np.ndarray:  # (N,) int16
     """The sound as one channel at `rate`, at most one sample more than `seconds` of it: so that a cut can be seen."""
-    with _opened(data) as file:
+    with _opened(data) as file, media.in_time("audio"):
         header = _header(data, file)
         wanted = min(header.frames, math.ceil((seconds + 1 / rate) * header.rate))
         mono = _mono(file, wanted)
