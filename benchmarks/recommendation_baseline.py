@@ -6,6 +6,8 @@ ALS: Hu, Koren and Volinsky 2008; BPR: Rendle et al. 2009 (arXiv:1205.2618); imp
 regularization and the rest are chosen on the validation items, as a careful user would; then all that comes before the
 test item is learnt, also the validation item, which our model only reads. Ranks as ours are: among all items that the
 training rows hold and the history does not; an item that no row holds is never found.
+
+Reached, NDCG@10 of a full ranking (2026-11-29): popularity 0.0439, ALS 0.0747 (64 factors, regularization 10, alpha 1), BPR 0.0650.
 """
 
 from __future__ import annotations
