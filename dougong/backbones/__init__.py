@@ -33,12 +33,13 @@ One that makes an output from noise (`MAKES` is true) has its place behind the i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from dougong.core.config import Count, config
-from dougong.core.errors import bad_field
+from dougong.core.errors import Problem, bad_field
 from dougong.core.registry import Registry
 
 registry = Registry("dougong.backbones", __file__, "model.kind")
@@ -79,3 +80,13 @@ def check_layout(config: Any) -> None:
     if config.encoder_layers is not None and config.layout != "encoder-decoder":
         fix = "write layout: encoder-decoder, or remove it"
         raise bad_field("model.encoder_layers", config.encoder_layers, "none beside layout: decoder", fix)
+
+
+def check_guidance(key: str, config: Any, whole: Any) -> Iterator[Problem]:
+    """What guidance needs: inputs that some training rows are not told."""
+    for name in ("guidance", "drop_condition"):
+        if (value := getattr(config, name)) is not None and not whole.inputs:
+            yield Problem(f"{key}.{name}", value, "nothing where no input is told", "remove it, or add inputs")
+    if config.drop_condition == 0 and config.guidance not in (None, 1.0):
+        expected = "1 beside drop_condition: 0, where the model never learns to do without its inputs"
+        yield Problem(f"{key}.guidance", config.guidance, expected, "remove drop_condition, or write guidance: 1")

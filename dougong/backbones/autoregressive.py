@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dougong.backbones import BackboneConfig, Layers, Width, diffusion, transformer
+from dougong.backbones import BackboneConfig, Layers, Width, check_guidance, transformer
 from dougong.core.config import Count, Fraction, NonNegative, Positive, config
 from dougong.core.errors import bad_field
 from dougong.layers.features import Features
 from dougong.layers.feedforward import Linear
+from dougong.layers.guidance import beyond, sometimes_told, strength, told_and_not
 from dougong.layers.noise import Draws
 from dougong.layers.quantizing import PictureCodes
 
@@ -53,7 +54,7 @@ class Config(BackboneConfig):
             raise bad_field("model.levels", list(self.levels), expected, "use levels: [8, 8, 8]")
 
 
-check = diffusion.check  # what guidance needs
+check = check_guidance
 
 
 class Backbone(nn.Module):
@@ -87,8 +88,7 @@ class Backbone(nn.Module):
 
     def losses(self, values: Tensor, condition: Features, draws: Draws) -> Tensor:
         """(B,): the squared error of the picture that the codes stand for, and what a code costs, 1 where all are alike."""
-        share = diffusion.DROPPED if self.config.drop_condition is None else self.config.drop_condition
-        condition = replace(condition, mask=condition.mask & (draws.told >= share)[:, None])
+        condition = sometimes_told(condition, draws.told, self.config.drop_condition)
         pictures, codes = self.codes(values)
         error = (pictures - values.float()).square().flatten(1).mean(1)  # (B,)
         start = codes.new_full((len(codes), 1), self.count)
@@ -100,11 +100,9 @@ class Backbone(nn.Module):
     def make(self, condition: Features, noise: Tensor, config: Config | None = None) -> Tensor:
         """Values from noise (B, T), which settles each choice; `config`: another way to."""
         config, rows = config or self.config, len(noise)
-        guidance = diffusion.GUIDANCE if config.guidance is None else config.guidance
-        guided = condition.mask.shape[1] > 0 and guidance != 1
-        if guided:  # below each other: with the inputs, and without
-            nothing = torch.zeros_like(condition.mask)
-            condition = Features(condition.values.repeat(2, 1, 1), torch.cat([condition.mask, nothing]))
+        guidance = strength(condition, config.guidance)
+        guided = guidance != 1
+        condition = told_and_not(condition) if guided else condition
         chances = torch.special.ndtr(noise.float())  # (B, T)
         weights, start = self.embedding.weight, torch.full((rows, 1), self.count, device=noise.device)
         capacity = condition.mask.shape[1] + noise.shape[1]
@@ -115,9 +113,7 @@ class Backbone(nn.Module):
             x = self.written(newest, place)
             x = x if place else self.after(condition, x)
             scores = self.scores(self.sequence(x, causal=True, cache=cache).values[:, -1]).float()  # (B, V)
-            if guided:
-                told, untold = scores.chunk(2)
-                scores = untold + guidance * (told - untold)
+            scores = beyond(scores, guidance) if guided else scores
             codes.append(chosen(scores / config.temperature, config.top_k, chance))
         return self.codes.pictures(torch.cat(codes[1:], dim=1))
 

@@ -13,8 +13,7 @@ et al. 2023 (arXiv:2209.03003), their times as in Esser et al. 2024 (arXiv:2403.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,14 +21,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dougong.backbones import BackboneConfig, Layers, Width
+from dougong.backbones import BackboneConfig, Layers, Width, check_guidance
 from dougong.core.config import Count, Fraction, NonNegative, config
-from dougong.core.errors import Problem, bad_field
+from dougong.core.errors import bad_field
 from dougong.layers.denoisers import DiT, Told, UNet
 from dougong.layers.features import Features
+from dougong.layers.guidance import beyond, sometimes_told, strength, told_and_not
 from dougong.layers.noise import Draws
 
-GUIDANCE, DROPPED = 2.0, 0.1  # where there are inputs, and the recipe does not say
 LATEST = 0.99  # of `objective: noise`: at time 1 the noise says nothing of the picture
 
 
@@ -59,14 +58,7 @@ class Config(BackboneConfig):
             raise bad_field("model.grids", self.grids, "nothing beside network: dit, which has one grid", "remove it")
 
 
-def check(key: str, config: Config, whole: Any) -> Iterator[Problem]:
-    """What guidance needs: inputs that some training rows are not told."""
-    for name in ("guidance", "drop_condition"):
-        if (value := getattr(config, name)) is not None and not whole.inputs:
-            yield Problem(f"{key}.{name}", value, "nothing where no input is told", "remove it, or add inputs")
-    if config.drop_condition == 0 and config.guidance not in (None, 1.0):
-        expected = "1 beside drop_condition: 0, where the model never learns to do without its inputs"
-        yield Problem(f"{key}.guidance", config.guidance, expected, "remove drop_condition, or write guidance: 1")
+check = check_guidance
 
 
 class Backbone(nn.Module):
@@ -88,9 +80,8 @@ class Backbone(nn.Module):
 
     def losses(self, values: Tensor, condition: Features, draws: Draws) -> Tensor:
         """(B,): of each row the mean squared error at its time, the inputs of some rows not told."""
-        config, share = self.config, self.config.drop_condition
-        share = DROPPED if share is None else share
-        condition = replace(condition, mask=condition.mask & (draws.told >= share)[:, None])
+        config = self.config
+        condition = sometimes_told(condition, draws.told, config.drop_condition)
         t = times(config, draws.time)  # (B,)
         a, s = (each[:, None, None, None] for each in PATHS[config.objective](t))
         noisy = a * values + s * draws.noise
@@ -112,15 +103,11 @@ class Backbone(nn.Module):
 
     def guided(self, x: Tensor, t: float, condition: Features, config: Config) -> Tensor:
         """What the network tells at time t; with guidance g: (1 - g) · without the inputs + g · with them."""
-        guidance = GUIDANCE if config.guidance is None else config.guidance
-        moment = x.new_full((len(x),), t)
-        if not condition.mask.shape[1] or guidance == 1:
+        guidance, moment = strength(condition, config.guidance), x.new_full((len(x),), t)
+        if guidance == 1:
             return self.network(x, moment, self.told(condition)).float()
-        nothing = replace(condition, mask=torch.zeros_like(condition.mask))
-        both = Features(condition.values.repeat(2, 1, 1), torch.cat([condition.mask, nothing.mask]))
-        told = self.network(x.repeat(2, 1, 1, 1), moment.repeat(2), self.told(both)).float()
-        with_inputs, without = told.chunk(2)
-        return without + guidance * (with_inputs - without)
+        both = self.told(told_and_not(condition))
+        return beyond(self.network(x.repeat(2, 1, 1, 1), moment.repeat(2), both).float(), guidance)
 
 
 # --------------------------------------------------------------------------------------------------------------- paths

@@ -54,9 +54,11 @@ def in_time(kind: str) -> Iterator[None]:
     """Within it a file of that kind is decoded; TooSlowError if that takes longer than SECONDS.
 
     Seen between two pieces that a decoder reads, and only where an alarm is heard: in a process's main thread, as preparation
-    has it, and not on Windows. Elsewhere the caps on what a header may promise are all that bounds it.
+    has it, not on Windows, and not where somebody else has set an alarm. Elsewhere the caps on what a header may promise are all
+    that bounds it.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    heard = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    if not heard or signal.getitimer(signal.ITIMER_REAL)[0]:  # whoever has set it waits for it
         yield
         return
 

@@ -232,11 +232,12 @@ class Head(nn.Module):
             raise bad_field("train.loss", loss.kind, "auto beside quantiles, which have the pinball loss", "remove it")
         self.codec, self.setting, self.levels = codec, loss, config.quantiles
         self.readout = Readout(config.pool, width, len(config.quantiles) or 1, config.dropout)
-        if config.calibrate:
+        self.calibrate = config.calibrate
+        if self.calibrate:
             self.register_buffer("shifts", torch.zeros(len(config.quantiles)))  # of each quantile, normalized
 
     def reset_parameters(self) -> None:
-        if hasattr(self, "shifts"):
+        if self.calibrate:
             self.shifts.zero_()
 
     def count(self, batch: dict[str, Tensor], name: str) -> Tensor:
@@ -260,7 +261,7 @@ class Head(nn.Module):
     def predict(self, features: Features, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """{"value": (B,) in the unit of the data}, and {"quantiles": (B, Q)} of which it is the median."""
         scores = self.output(features)
-        if hasattr(self, "shifts"):
+        if self.calibrate:
             scores = ordered(scores + self.shifts)
         found = torch.from_numpy(self.codec.restore(scores.cpu().numpy()))
         if not self.levels:

@@ -38,6 +38,17 @@ def test_in_another_thread_there_is_no_limit_and_no_error(monkeypatch: pytest.Mo
         assert pool.submit(pictures.read_file, data).result() == data
 
 
+def test_an_alarm_that_somebody_else_has_set_still_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(media.SECONDS, "image", 0.01)
+    data = slow_picture()
+    signal.setitimer(signal.ITIMER_REAL, 60.0)
+    try:
+        assert pictures.read_file(data) == data
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def test_sounds_and_animations_have_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "SECONDS", dict.fromkeys(media.SECONDS, 1e-5))
     with pytest.raises(ValueError, match="no audio file in good order does"):
