@@ -24,7 +24,11 @@ Trials that mattered, what was predicted and what came out:
     six tenths of a block's      predicted a third of the memory for a twentieth of the time: small 4.5 -> 3.6 GB in pieces of
       activations kept           2,048 tokens, baby a quarter slower (2.0 to 3.3 s a step for 2.5 to 3.8, in turns): a key, not the
                                  default. Pieces of 1,024 and 512 tokens with all kept: 3.9 and 3.6 GB, a third slower. Of 3.6 GB
-                                 2.5 are weights, AdamW's state, gradients, imports: six tenths of the peer's are less than these
+                                 2.5 are weights, AdamW's state, gradients, imports: see the next
+    state and gradients in       predicted 2.8 GB: small 4.3 -> 3.7 GB; with pieces of 1,024 tokens 3.1, with six tenths of the
+      bf16                         activations too 2.7, with the head's gradient as one product 2.5; the time the same to a tenth.
+                                   1.8 of these are live, 0.3 are libraries, the rest is what the heap cannot use again; it grew
+                                   to 3.1 where the state was made before the first step, so that comes lazily
     products cut to what the     predicted 1.3, since 768 × 768 weights fit the second cache; no difference but for the head's way
       second cache holds         there (107 -> 77 ms in pieces of 1,024 columns): not taken
     huge pages (THP_MEM_ALLOC_   predicted a tenth of the products; within the noise
@@ -62,6 +66,7 @@ PEERS_BY_NAME = {
     "litgpt": Peer("litgpt_loop", LITGPT, (("bf16", True),)),
     "lightning": Peer("lightning_loop", PEERS, (("bf16", False),)),
     "dougong": Peer("dougong_run", OURS, (("auto", None),)),
+    "dougong-lean": Peer("dougong_run", OURS, (("auto", True),)),
     "dougong-gpt2": Peer("dougong_run", OURS, (("auto", None),)),
 }
 NEAR = 0.1  # the first loss may differ from log V by this share
@@ -70,7 +75,9 @@ NEAR = 0.1  # the first loss may differ from log V by this share
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("--contestants", default="plain,trainer,litgpt,lightning,dougong", help="names, with commas")
+    parser.add_argument(
+        "--contestants", default="plain,trainer,litgpt,lightning,dougong,dougong-lean", help="names, with commas"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")

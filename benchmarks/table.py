@@ -93,13 +93,15 @@ def markdown(columns: list[Column], results: Iterable[Result]) -> str:
 def pretraining(results: list[Result]) -> str:
     """The contestants of one shape, fastest first. The best peer is the fastest that is not dougong."""
     peers = [result for result in results if not is_ours(result)]
-    best = max((result["tokens_per_second"] for result in peers), default=0.0)
+    fastest = max(peers, key=lambda result: result["tokens_per_second"], default={})
+    best, held = fastest.get("tokens_per_second", 0.0), fastest.get("peak_memory", 0)
     columns: list[Column] = [
         ("contestant", lambda result: result["label"]),
         ("tokens/s", lambda result: f"{result['tokens_per_second']:,.0f}"),
         ("× best peer", lambda result: ratio(result["tokens_per_second"], best)),
         ("share of ceiling", lambda result: f"{result['share_of_ceiling']:.0%}"),
         ("peak memory", lambda result: gigabytes(result["peak_memory"])),
+        ("× its memory", lambda result: ratio(result["peak_memory"], held)),
         ("loss", lambda result: f"{result['losses'][0]:.3f} → {result['losses'][-1]:.3f}"),
         ("waits for data", lambda result: share(result, "waiting_share")),
         ("bookkeeping", lambda result: share(result, "bookkeeping_share")),

@@ -1,7 +1,8 @@
 """dougong: `dougong.train` of the recipe benchmarks/pretrain-SHAPE.yaml, in dougong's own environment.
 
 `dougong` is the recipe as it stands; `dougong-gpt2` the same with the parts of the plain loop's model (learned positions,
-LayerNorm, GELU): what is left between those two is not the model. The runs of a benchmark go to a folder that is thrown away.
+LayerNorm, GELU): what is left between those two is not the model. `dougong-lean` is the recipe with all that saves memory
+(docs/training.md). The runs of a benchmark go to a folder that is thrown away.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from benchmarks.peers.job import Clock, Job, read_job
 from dougong.core.devices import pick_device, pick_dtype
 
 GPT2 = {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": "false", "norm_eps": "1e-5"}
+
+LEAN = {
+    "optimizer.state": "bf16",
+    "gradients": "bf16",
+    "activations": 0.6,
+}  # and pieces half as large as `auto` makes them
+LEAN_NUMBERS = 1024 * 768  # of a piece: tokens × width
 
 
 def main() -> None:
@@ -58,6 +66,9 @@ def overrides(job: Job) -> list[str]:
         values["train.compile"] = str(job.compile).lower()
     if job.contestant == "dougong-gpt2":
         values |= {f"model.{key}": value for key, value in GPT2.items()} | {"model.max_length": job.shape.context}
+    if job.contestant == "dougong-lean":
+        values |= {f"train.{key}": value for key, value in LEAN.items()}
+        values["train.micro_batch"] = max(1, LEAN_NUMBERS // (job.shape.context * job.shape.width))
     return [f"{key}={value}" for key, value in values.items()]
 
 

@@ -234,14 +234,16 @@ def late_scores(asking: Tensor, found: Tensor) -> Tensor:
     A position counts by its length, and takes the cosine of the one that matches it best; what no position matches (none
     with a cosine above 0) counts as nothing, so that the zeros which pad are not seen.
     """
-    positions = asking.shape[1]
+    counts = asking.norm(dim=2)  # (N, Q)
+    row, place = counts.nonzero(as_tuple=True)  # (A,) the positions that ask: of short queries most only pad
     flat = found.flatten(0, 1)  # (P · T, E)
     parts = []
-    for some in asking.split(max(1, SIMILARITIES // max(positions * len(flat), 1))):
-        products = (some.flatten(0, 1) @ flat.T).view(-1, positions, *found.shape[:2])  # (n, Q, P, T)
-        parts.append(products.max(3).values.clamp(min=0).sum(1))  # (n, P)
-    weight = asking.norm(dim=2).sum(1, keepdim=True)  # (N, 1)
-    return torch.cat(parts) / weight.clamp(min=1e-12)
+    for some in asking[row, place].split(max(1, SIMILARITIES // max(len(flat), 1))):
+        products = (some @ flat.T).view(len(some), *found.shape[:2])  # (a, P, T)
+        parts.append(products.max(2).values.clamp(min=0))  # (a, P)
+    best = torch.cat(parts).to(asking.dtype)  # (A, P)
+    scores = asking.new_zeros(len(asking), len(found)).index_add(0, row, best)
+    return scores / counts.sum(1, keepdim=True).clamp(min=1e-12)
 
 
 SIMILARITIES = 1 << 23  # of positions with positions, at once: 32 MB

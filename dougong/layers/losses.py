@@ -193,7 +193,7 @@ def linear_cross_entropy_sum(
 # blocks as large as chunks; 4.5 s in chunks of 83 rows, each of which reads the weights and adds to their gradients again.
 CHUNK_LOGITS = {True: 1 << 22, False: 1 << 26}
 BLOCK_LOGITS = {True: 1 << 18, False: 1 << 26}
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -211,28 +211,52 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        needed = [differentiable and needs for needs in ctx.needs_input_grad[:3]]
-        # float32 sums even where products are bf16: a thousand chunks would lose the small gradients of rare tokens
-        grads = [
-            torch.zeros_like(tensor, dtype=_sum_dtype(tensor)) if tensor is not None and needs else None
-            for tensor, needs in zip((hidden, weight, bias), needed, strict=True)
-        ]
+        sums = _Sums([differentiable and needs for needs in ctx.needs_input_grad[:3]], len(targets) <= chunk)
         total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
-                total += _chunk(hidden[rows].to(dtype), matrix, bias, targets[rows], smoothing, ignore, grads, rows)
-        ctx.save_for_backward(*(None if grad is None else grad for grad in grads))
-        ctx.dtypes = [tensor.dtype if tensor is not None else None for tensor in (hidden, weight, bias)]
+                total += _chunk(hidden[rows].to(dtype), matrix, bias, targets[rows], smoothing, ignore, sums)
+        ctx.save_for_backward(*sums.gradients((hidden, weight, bias)))
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        # in place: a large vocabulary's gradient fills memory enough once, and is asked for once
-        return (*(grad.mul_(grad_output).to(dtype) if grad is not None else None for grad, dtype in saved), *[None] * 5)
+        # in place: a large vocabulary's gradient fills memory enough once, and is asked for once. torch casts it where it must
+        return (*(grad if grad is None else grad.mul_(grad_output) for grad in ctx.saved_tensors), *[None] * 5)
+
+
+class _Sums:
+    """The gradients of hidden states, weight and bias, chunk by chunk."""
+
+    def __init__(self, needed: list[bool], alone: bool):
+        self.needed, self.alone = needed, alone  # whether there is but one chunk
+        self.hidden: list[Tensor] = []
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+
+    def add(self, slopes: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """Of one chunk: (n, V), (n, D), (V, D)."""
+        if self.needed[0]:
+            self.hidden.append(slopes @ weight)
+        if self.needed[1]:
+            part = slopes.T @ hidden
+            # float32 sums even where products are bf16: a thousand chunks would lose the small gradients of rare tokens
+            self.weight = _added(self.weight, part if self.alone else part.to(_sum_dtype(part)))
+
+    def gradients(self, of: tuple[Tensor, Tensor, Tensor | None]) -> list[Tensor | None]:
+        """As many as are needed; zeros where there were no targets."""
+        found = [torch.cat(self.hidden) if self.hidden else None, self.weight, self.bias]
+        return [
+            (torch.zeros_like(tensor) if grad is None else grad) if needs and tensor is not None else None
+            for tensor, grad, needs in zip(of, found, self.needed, strict=True)
+        ]
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def _chunk(
@@ -242,11 +266,9 @@ def _chunk(
     targets: Tensor,  # (n,)
     smoothing: float,
     ignore: int,
-    grads: list[Tensor | None],
-    rows: slice,
+    sums: _Sums,
 ) -> Tensor:
-    """The loss of some targets; their share of the gradients is added to `grads` (of hidden, weight, bias)."""
-    grad_hidden, grad_weight, grad_bias = grads
+    """The loss of some targets; their share of the gradients is added to `sums`."""
     logits = hidden @ weight.T  # (n, V)
     total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
     block = max(1, BLOCK_LOGITS[hidden.device.type == "cpu"] // weight.shape[0])
@@ -259,15 +281,13 @@ def _chunk(
         if smoothing:
             nats -= smoothing * logs.mean(-1, keepdim=True)
         total += (nats * real).sum()
-        if any(grad is not None for grad in grads):
+        if any(sums.needed):
             slope = _slope(logs, index, smoothing).mul_(real)
             some.copy_(slope)  # they are no longer needed
-            if grad_bias is not None:
-                grad_bias += slope.sum(0)
-    if grad_hidden is not None:
-        grad_hidden[rows] = logits @ weight
-    if grad_weight is not None:
-        grad_weight += logits.T @ hidden
+            if sums.needed[2] and bias is not None:
+                sums.bias = _added(sums.bias, slope.sum(0))
+    if any(sums.needed[:2]):
+        sums.add(logits, hidden, weight)
     return total
 
 

@@ -55,6 +55,8 @@ class Session:
         deterministic(self.device)
         keep_freed_memory()
         routes.set_attention(model, config.attention)
+        if config.gradients == "bf16":
+            optimizers.narrow_gradients(model)
         self.optimizer = optimizers.build(config.optimizer, model)
         self.average = Average(model, config.ema) if config.ema else None
         self.progress = Progress()
@@ -349,10 +351,14 @@ class Waiting:
 def check_fits(model: Model, config: Config, device: torch.device) -> None:
     """Refuse a model whose weights, gradients and optimizer state the machine cannot hold, however small the batch."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    copies = 2 + optimizers.STATES[config.optimizer.kind] + bool(config.ema)
+    copies = (
+        1 + (0.5 if config.gradients == "bf16" else 1) + optimizers.state_copies(config.optimizer) + bool(config.ema)
+    )
     what = f"train: weights, gradients and {config.optimizer.kind}'s state take"
-    fix = "train a smaller model (model.width, model.layers), or take an optimizer with less state (sgd)"
-    require_memory(what, copies * weights, device, fix)
+    fix = (
+        "train a smaller model (model.width, model.layers), or keep less of it (optimizer: {state: bf16}, or kind: sgd)"
+    )
+    require_memory(what, int(copies * weights), device, fix)
 
 
 def cut_log(log: Path, progress: Progress) -> int:
@@ -430,24 +436,31 @@ def autocast_for(config: Config, device: torch.device, model: Model) -> Callable
 WHOLE = {torch.ops.aten.silu_backward.default: lambda *given, **named: 0}
 
 
+def first_row(batch: Batch) -> Batch:
+    """One row of a batch; what is not of its rows stays whole."""
+    rows = len(batch["row"])
+    return {key: value[:1] if value.ndim and len(value) == rows else value for key, value in batch.items()}
+
+
 def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, apart: bool) -> Callable[..., Tensor]:
     """The same, with the floating-point operations of the first step counted (for the live line).
 
-    Compiled blocks cannot be looked into, nor gradients of gradients: `apart`, a plain pass of one micro-batch, which
-    changes nothing, goes before.
+    Compiled blocks cannot be looked into, nor gradients of gradients: `apart`, a plain pass of one row, which changes
+    nothing, goes before. Of more rows it would take more memory than any step that follows.
     """
 
     def wrapped(model: Model, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
         if monitor.flops_per_row:
             return forward_backward(model, loss_fn, batches, autocast)
+        looked_at = [first_row(batches[0])] if apart else batches
         with FlopCounterMode(display=False, custom_mapping=WHOLE) as counter:
             lean.never_compiled(type(counter.mode).__torch_dispatch__)
             if apart:
                 model.eval()  # no dropout, no statistics, and plain blocks
-                accumulate(model, loss_fn, batches[:1], autocast)
+                accumulate(model, loss_fn, looked_at, autocast)
             else:
                 loss = forward_backward(model, loss_fn, batches, autocast)
-        rows = sum(len(batch["row"]) for batch in (batches[:1] if apart else batches))
+        rows = sum(len(batch["row"]) for batch in looked_at)
         monitor.flops_per_row = counter.get_total_flops() / max(rows, 1)
         if apart:
             model.zero_grad(set_to_none=True)

@@ -23,7 +23,7 @@ from dougong.data.loader import Position
 from dougong.layers.attention import Route
 from dougong.layers.losses import Loss
 from dougong.model import AUXILIARY, Batch
-from dougong.training.optimizers import AdamW, OptimizerConfig
+from dougong.training.optimizers import NARROW, AdamW, OptimizerConfig
 from dougong.training.schedules import Cosine, ScheduleConfig
 
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
@@ -53,6 +53,7 @@ class Config:
     precision: Precision = "auto"
     compile: Literal["auto"] | bool = "auto"
     activations: Annotated[float, Field(gt=0, le=1)] = 1.0  # of compiled blocks: the share that is not computed twice
+    gradients: Literal["fp32", "bf16"] = "fp32"  # in what a step's gradients add up
     attention: Route = "auto"  # as matrix products, or by torch's fused kernel
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that read batches ahead
@@ -76,6 +77,9 @@ class Config:
             raise bad_field(
                 "train.accumulate", self.accumulate, "one of accumulate and micro_batch", "remove one of the two"
             )
+        if self.gradients == "bf16" and self.optimizer.kind not in NARROW:
+            expected = f"fp32 beside kind: {self.optimizer.kind}"
+            raise bad_field("train.gradients", self.gradients, expected, f"use kind: {NARROW[0]}, or remove it")
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -243,13 +247,20 @@ def train_steps(
 def clip(parameters: list[Tensor], config: Config) -> Tensor:
     """Clip the gradients as configured, by value first; return their norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = left = nn.utils.get_total_norm(gradients)
+    norm = left = _norm(gradients)
     if config.clip_value:
         nn.utils.clip_grad_value_(parameters, config.clip_value)
-        left = nn.utils.get_total_norm(gradients)
+        left = _norm(gradients)
     if config.clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, left)
     return norm
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    if all(each.dtype != torch.bfloat16 for each in gradients):
+        return nn.utils.get_total_norm(gradients)
+    norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]  # bf16 would keep two digits
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def count_tokens(batches: list[Batch]) -> int:

@@ -1,7 +1,8 @@
-"""Optimizers: SGD, Adagrad, Adam, AdamW from torch, fused where the device has it, and a Muon of our own.
+"""Optimizers: SGD, Adagrad, Adam, AdamW by torch, fused where the device has it, and a Muon of our own.
 
 A group's `base_lr` is the configured rate; the loop sets `lr = base_lr * factor` of the schedule. All state is tensors
-per parameter.
+per parameter; that of AdamW and Muon may be kept in bf16, and their gradients may come in it: the step itself is computed
+in float32, a piece of a parameter at a time.
 """
 
 # K matrices of one shape, R rows, C columns
@@ -23,6 +24,8 @@ from dougong.core.errors import bad_field
 from dougong.layers.positions import LearnedPositions, RelativeBuckets
 
 Betas = tuple[Fraction, Fraction]
+Kept = Literal["fp32", "bf16"]
+MOST_BF16 = 0.99  # of a mean that moves by less a step, bf16's eight bits would stand still
 
 
 @config
@@ -72,6 +75,10 @@ class AdamW:
     betas: Betas = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.1
+    state: Kept = "fp32"  # in what both means are kept
+
+    def __post_init__(self) -> None:
+        _check_kept(self.state, betas=self.betas)
 
 
 @config
@@ -88,6 +95,19 @@ class Muon:
     betas: Betas = (0.9, 0.95)  # of AdamW
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.1
+    state: Kept = "fp32"  # in what momentum and means are kept
+
+    def __post_init__(self) -> None:
+        _check_kept(self.state, betas=self.betas, momentum=self.momentum)
+
+
+def _check_kept(state: Kept, **means: float | Betas) -> None:
+    """Refuse means that would stand still in bf16: one that a step moves by less than its last bit never decays."""
+    for name, value in means.items():
+        slowest = max(value) if isinstance(value, tuple) else value
+        if state == "bf16" and slowest > MOST_BF16:
+            expected = f"at most {MOST_BF16} beside state: bf16, which rounds slower changes away"
+            raise bad_field(f"train.optimizer.{name}", value, expected, f"lower it, or remove state: {state}")
 
 
 OptimizerConfig = Annotated[SGD | Adagrad | Adam | AdamW | Muon, Field(discriminator="kind")]
@@ -118,8 +138,22 @@ FUSED = {  # devices on which torch takes the step of all parameters at once (Mu
     "adamw": {"cpu", "cuda", "mps"},
     "muon": {"cpu", "cuda", "mps"},
 }
-STATES = {"sgd": 1, "adagrad": 1, "adam": 2, "adamw": 2, "muon": 1}  # copies of the weights that are held at least
 Place = tuple[str, nn.Module, Tensor]
+
+
+def state_copies(config: OptimizerConfig) -> float:
+    """How many copies of the weights its state is as large as, at least."""
+    copies = {"sgd": 1, "adagrad": 1, "adam": 2, "adamw": 2, "muon": 1}[config.kind]
+    return copies / 2 if getattr(config, "state", "fp32") == "bf16" else copies
+
+
+def narrow_gradients(model: nn.Module) -> None:
+    """Have gradients add up in bf16, half the memory: each sum is rounded, as each product of a step in bf16 already is."""
+    for _, _, parameter in _parameters(model):
+        parameter.grad_dtype = torch.bfloat16  # torch >= 2.10
+
+
+NARROW = ("adamw", "muon")  # which take a gradient of another dtype than the parameter's
 
 
 def _parameters(model: nn.Module) -> Iterator[Place]:
@@ -149,12 +183,13 @@ def _hidden(model: nn.Module) -> set[Tensor]:
     }  # kernels of single channels (groups) mix nothing: there is nothing to make orthogonal
 
 
-class MuonOptimizer(torch.optim.Optimizer):
-    """Groups of method "muon" take orthogonal steps, groups of method "adamw" those of AdamW."""
+class MuonAdamW(torch.optim.Optimizer):
+    """Groups of method "muon" take orthogonal steps, groups of method "adamw" those of AdamW; all state in one dtype."""
 
-    def __init__(self, groups: list[dict[str, Any]], config: Muon, fused: bool):
-        names = ("lr", "momentum", "nesterov", "betas", "eps", "weight_decay")
-        super().__init__(groups, {"method": "adamw", "fused": fused} | {name: getattr(config, name) for name in names})
+    def __init__(self, groups: list[dict[str, Any]], config: AdamW | Muon, fused: bool):
+        names = ("lr", "momentum", "nesterov", "betas", "eps", "weight_decay", "state")
+        options = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        super().__init__(groups, {"method": "adamw", "fused": fused} | options)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -168,13 +203,21 @@ class MuonOptimizer(torch.optim.Optimizer):
                 (self._orthogonal_step if group["method"] == "muon" else self._adamw_step)(parameters, group)
         return loss
 
+    def _means(self, parameter: Tensor, group: dict[str, Any], *names: str) -> list[Tensor]:
+        """Running means of a parameter's gradients, in the dtype that the group asks for."""
+        state, dtype = self.state[parameter], torch.bfloat16 if group["state"] == "bf16" else parameter.dtype
+        for name in names:
+            held = state.get(name)
+            state[name] = torch.zeros_like(parameter, dtype=dtype) if held is None else held.to(dtype)
+        return [state[name] for name in names]
+
     def _orthogonal_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         alike: dict[tuple[torch.Size, torch.device], list[tuple[Tensor, Tensor]]] = {}
         for parameter in parameters:
-            state, gradient = self.state[parameter], _gradient(parameter)
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            gradient = _gradient(parameter).to(parameter.dtype)
+            (kept,) = self._means(parameter, group, "momentum")
+            momentum = kept.to(parameter.dtype).lerp_(gradient, 1 - group["momentum"])
+            kept.copy_(momentum)
             update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
             matrix = update.flatten(1)  # (R, C): a convolution's kernels are rows
             alike.setdefault((matrix.shape, matrix.device), []).append((parameter, matrix))
@@ -187,29 +230,60 @@ class MuonOptimizer(torch.optim.Optimizer):
                 parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
 
     def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        whole: list[tuple[Tensor, ...]] = []  # what torch takes as it is
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
+            state, gradient = self.state[parameter], _gradient(parameter)
+            mean, square = self._means(parameter, group, "exp_avg", "exp_avg_sq")
+            if "step" not in state:
                 device = parameter.device if group["fused"] else torch.device("cpu")  # where torch wants the count
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        states = [self.state[parameter] for parameter in parameters]
-        adamw(
-            parameters,
-            [_gradient(parameter) for parameter in parameters],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=group["fused"] or None,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+            if {gradient.dtype, mean.dtype} == {parameter.dtype}:
+                whole.append((parameter, gradient, mean, square, state["step"]))
+            else:
+                _in_pieces(parameter, gradient, mean, square, state["step"], group)
+        if whole:
+            _adamw(whole, group)
+
+
+def _in_pieces(
+    parameter: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, count: Tensor, group: dict[str, Any]
+) -> None:
+    """AdamW's step where some of it is kept in bf16: a piece is widened, takes its step, and is rounded again."""
+    if all(each.is_contiguous() for each in (parameter, mean, square)):  # or as a whole: a view would be a copy
+        pieces = [each.reshape(-1).split(PIECE) for each in (parameter, gradient, mean, square)]
+    else:
+        pieces = [(each,) for each in (parameter, gradient, mean, square)]
+    begun = count.clone()
+    for piece, slope, *kept in zip(*pieces, strict=True):
+        wide = [each.to(piece.dtype) for each in kept]
+        count.copy_(begun)
+        _adamw([(piece, slope.to(piece.dtype), *wide, count)], group)
+        for each, value in zip(kept, wide, strict=True):
+            each.copy_(value)
+
+
+PIECE = 1 << 20  # numbers: 4 MB of float32, which stay in the cache between what is done to them
+
+
+def _adamw(steps: list[tuple[Tensor, ...]], group: dict[str, Any]) -> None:
+    """torch's own step of several parameters, each with its gradient, both means and the count of its steps."""
+    parameters, gradients, means, squares, counts = (list(each) for each in zip(*steps, strict=True))
+    adamw(
+        parameters,
+        gradients,
+        means,
+        squares,
+        [],
+        counts,
+        fused=group["fused"] or None,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -247,15 +321,20 @@ def _adagrad(groups: list[dict[str, Any]], config: Adagrad, fused: bool) -> torc
     return kind(groups, config.lr, eps=config.eps, fused=fused or None)
 
 
-def _adam(groups: list[dict[str, Any]], config: Adam | AdamW, fused: bool) -> torch.optim.Optimizer:
-    kind: Any = lean.optimizer(torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam)
+def _adam(groups: list[dict[str, Any]], config: Adam, fused: bool) -> torch.optim.Optimizer:
+    kind: Any = lean.optimizer(torch.optim.Adam)
     return kind(groups, config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
+
+
+def _own(groups: list[dict[str, Any]], config: AdamW | Muon, fused: bool) -> torch.optim.Optimizer:
+    kind: Any = lean.optimizer(MuonAdamW)
+    return kind(groups, config, fused)
 
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "adagrad": _adagrad,
     "adam": _adam,
-    "adamw": _adam,
-    "muon": lean.optimizer(MuonOptimizer),
+    "adamw": _own,
+    "muon": _own,
 }

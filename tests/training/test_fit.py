@@ -358,10 +358,14 @@ def test_t15_workers_that_read_ahead_change_nothing(task: Make) -> None:
     assert torch.equal(alone.weights(), helped.weights())
 
 
-def test_t15_a_run_that_stops_and_goes_on_ends_with_the_same_weights(task: Make) -> None:
-    whole = task(steps=9, validate_every=2, ema=0.8, name="whole")
+LEAN = {"gradients": "bf16", "optimizer": {"kind": "adamw", "state": "bf16"}}
+
+
+@pytest.mark.parametrize("more", [{}, LEAN], ids=["plain", "lean"])
+def test_t15_a_run_that_stops_and_goes_on_ends_with_the_same_weights(task: Make, more: dict[str, Any]) -> None:
+    whole = task(steps=9, validate_every=2, ema=0.8, name="whole", **more)
     whole.fit(losses(3.0, 2.0, 2.5))
-    interrupted = task(steps=9, validate_every=2, ema=0.8, name="cut")
+    interrupted = task(steps=9, validate_every=2, ema=0.8, name="cut", **more)
 
     def forward_backward(model: nn.Module, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
         if len(interrupted.steps()) == 6:
@@ -372,10 +376,20 @@ def test_t15_a_run_that_stops_and_goes_on_ends_with_the_same_weights(task: Make)
     interrupted.run.joinpath("log.jsonl").touch()
     with pytest.raises(KeyboardInterrupt):
         interrupted.fit(source, forward_backward=forward_backward)
-    resumed = task(steps=9, validate_every=2, ema=0.8, name="cut")
+    resumed = task(steps=9, validate_every=2, ema=0.8, name="cut", **more)
     resumed.fit(losses(2.5))  # step 4 was saved, after the second validation
     assert torch.equal(resumed.weights(), whole.weights())
     assert [record["loss"] for record in resumed.steps()] == [record["loss"] for record in whole.steps()]
+
+
+def test_gradients_and_state_in_bf16_leave_weights_in_fp32_and_losses_where_they_are(task: Make) -> None:
+    plain, lean = task(steps=12, accumulate=2, name="plain"), task(steps=12, accumulate=2, name="lean", **LEAN)
+    for each in (plain, lean):
+        each.fit()
+    curves = [[record["loss"] for record in each.steps()] for each in (plain, lean)]
+    assert curves[1] != curves[0]
+    assert curves[1] == pytest.approx(curves[0], rel=0.01)
+    assert {value.dtype for value in lean.model.weights().values()} == {torch.float32}
 
 
 # -------------------------------------------------------------------------------------------- not finite, out of memory
@@ -565,14 +579,16 @@ def test_t8_out_of_memory_names_the_setting_that_halves_what_is_computed_at_once
     assert path.name == "step-00000002"
 
 
+@pytest.mark.parametrize(("more", "copies"), [({}, 4), (LEAN, 2.5)], ids=["plain", "lean"])
 def test_t8_a_model_whose_training_no_memory_here_holds_is_refused_by_its_size(
-    task: Make, monkeypatch: pytest.MonkeyPatch
+    task: Make, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], copies: float
 ) -> None:
-    made = task(steps=1)
+    made = task(steps=1, **more)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in made.model.parameters())
-    monkeypatch.setattr(devices, "memory_total", lambda device: 4 * weights)  # weights, gradients, and AdamW's two
+    needed = int(copies * weights)  # weights, gradients, and AdamW's two
+    monkeypatch.setattr(devices, "memory_total", lambda device: needed)
     made.fit()
-    monkeypatch.setattr(devices, "memory_total", lambda device: 4 * weights - 1)
+    monkeypatch.setattr(devices, "memory_total", lambda device: needed - 1)
     with pytest.raises(MachineError) as caught:
         made.fit()
     check_clear(str(caught.value), "weights, gradients and adamw's state take", "train a smaller model")

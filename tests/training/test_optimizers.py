@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,23 @@ from dougong.backbones import transformer
 from dougong.core.config import dump, read
 from dougong.fields import Field, text
 from dougong.layers.losses import Loss
-from dougong.training import states
-from dougong.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, OptimizerConfig, build, orthogonal
+from dougong.training import optimizers, states
+from dougong.training.loop import Config
+from dougong.training.optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Muon,
+    OptimizerConfig,
+    build,
+    narrow_gradients,
+    orthogonal,
+    state_copies,
+)
 
-KINDS = [SGD(), Adagrad(), Adam(), AdamW(), Muon()]
+NARROW = [AdamW(state="bf16"), Muon(state="bf16")]
+KINDS = [SGD(), Adagrad(), Adam(), AdamW(), Muon(), *NARROW]
 
 
 class Small(nn.Module):
@@ -80,9 +94,9 @@ def reference(config: Any, model: nn.Module) -> torch.optim.Optimizer:
 )
 def test_each_step_is_that_of_torchs_plain_optimizer(config: Any) -> None:
     ours, theirs = small(), small()
-    optimizers = build(config, ours), reference(config, theirs)
+    pair = build(config, ours), reference(config, theirs)
     for step in range(5):
-        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+        for model, optimizer in zip((ours, theirs), pair, strict=True):
             train(model, optimizer, 1, start=step)
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
@@ -264,6 +278,67 @@ def test_a_parameter_without_a_gradient_stays_as_it_is(config: Any) -> None:
     model.embedding.weight.grad = torch.ones_like(model.embedding.weight)
     optimizer.step()
     assert torch.equal(model.head.weight, before)
+
+
+@pytest.mark.parametrize("gradients", ["fp32", "bf16"])
+@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+def test_state_in_bf16_is_half_as_large_and_learns_as_well(config: Any, gradients: str) -> None:
+    narrow, wide = small(), small()
+    if gradients == "bf16":
+        narrow_gradients(narrow)
+    pair = build(config, narrow), build(replace(config, state="fp32"), wide)
+    assert state_copies(config) == state_copies(replace(config, state="fp32")) / 2
+    curves = [train(model, optimizer, 60) for model, optimizer in zip((narrow, wide), pair, strict=True)]
+    np.testing.assert_allclose(*curves, rtol=0.02)
+    sizes = [
+        sum(each.nbytes for state in optimizer.state.values() for key, each in state.items() if key != "step")
+        for optimizer in pair
+    ]
+    assert sizes[0] * 2 == sizes[1]
+    assert all(parameter.dtype == torch.float32 for parameter in narrow.parameters())
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.99])
+def test_a_mean_in_bf16_decays_where_nothing_comes(beta: float) -> None:
+    """Rounded to the nearest, a change below half of the last bit would be none: the mean would stand still for ever."""
+    weight = nn.Parameter(torch.ones(1000))
+    optimizer = build(AdamW(betas=(beta, beta), state="bf16"), nn.ParameterList([weight]))
+    weight.grad = torch.linspace(0.5, 2, 1000)
+    optimizer.step()
+    first = optimizer.state[weight]["exp_avg"].clone()
+    weight.grad = torch.zeros(1000)
+    for _ in range(100):
+        optimizer.step()
+    left = optimizer.state[weight]["exp_avg"] / first
+    torch.testing.assert_close(left.float(), torch.full((1000,), beta**100), rtol=0.35, atol=1e-3)
+
+
+def test_pieces_take_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, models = AdamW(state="bf16"), (small(), small())
+    with torch.no_grad():  # a layout of which no view is flat
+        for model in models:
+            model.head.weight.data = model.head.weight.data.t().contiguous().t()
+    losses = [train(models[0], build(config, models[0]), 5)]
+    monkeypatch.setattr(optimizers, "PIECE", 5)
+    losses.append(train(models[1], build(config, models[1]), 5))
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # the last numbers of a piece are not computed eight at a time
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "field"),
+    [(AdamW, {"betas": (0.9, 0.999)}, "betas"), (Muon, {"momentum": 0.995}, "momentum")],
+)
+def test_a_mean_too_slow_for_bf16_is_refused(kind: Any, more: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=rf"train.optimizer.{field} = .*: expected at most 0.99 beside state: bf16"):
+        kind(state="bf16", **more)
+    kind(**more)
+
+
+def test_gradients_in_bf16_want_an_optimizer_that_takes_them() -> None:
+    with pytest.raises(ValueError, match=r"train.gradients = 'bf16': expected fp32 beside kind: sgd.*use kind: adamw"):
+        Config(steps=1, gradients="bf16", optimizer=SGD())
 
 
 def test_optimizers_are_read_by_their_kind() -> None:
