@@ -76,7 +76,14 @@ class Corpus:
         if lacking:
             warnings.warn(f"corpus: {lacking:,} rows have no {side.column!r} and are not searched", Note, stacklevel=3)
         tell(notes, len(numbers))
-        return cls(run, side, together(vectors), np.array(numbers), values, top)
+        return cls(
+            run,
+            side,
+            together(vectors, getattr(run.space.config, "length_penalty", 0.0)),
+            np.array(numbers),
+            values,
+            top,
+        )
 
     def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
         """For each row the `top` rows of the corpus that are nearest, best first, with the cosine of their angle."""

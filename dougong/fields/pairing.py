@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dougong.core.config import Count, config
+from dougong.core.config import Count, Fraction, config
 from dougong.core.errors import Problem, bad_field, nearest
 from dougong.data.columns import Columns
 from dougong.fields import FieldConfig, Whole
@@ -45,6 +45,7 @@ class Config(FieldConfig):
     type: Literal["pairing"] = "pairing"
     dim: Count = 256  # E
     interaction: Literal["pooled", "late"] = "pooled"  # one vector a side, or one for each of its positions
+    length_penalty: Fraction = 0.0  # late: a score is divided by the positions of what is found to this power
     pool: PoolKind = "mean"
     temperature: Annotated[float, Field(ge=COLDEST, le=WARMEST)] = 0.07
     learn_temperature: bool = True
@@ -56,6 +57,11 @@ class Config(FieldConfig):
         if self.interaction == "late" and self.pool != "mean":
             expected = "none beside interaction: late, which pools nothing"
             raise bad_field("pairing.pool", self.pool, expected, "remove it")
+        if self.interaction != "late" and self.length_penalty:
+            expected = "0 beside interaction: pooled, which has one vector however long a text is"
+            raise bad_field(
+                "pairing.length_penalty", self.length_penalty, expected, "use interaction: late, or remove it"
+            )
 
 
 def shares(config: Config, inputs: Mapping[str, Any], encoders: Mapping[str, Any]) -> bool:
@@ -163,6 +169,7 @@ class Head(nn.Module):
         if loss.kind not in self.LOSSES:
             raise bad_field("train.loss", loss.kind, "auto for a pairing, whose loss is InfoNCE", "remove it")
         self.late, self.asks = config.interaction == "late", config.asks
+        self.length_penalty = config.length_penalty
         self.pool = None if self.late else Pool(config.pool, width)
         self.linear = nn.Linear(width, config.dim, bias=False)
         self.begin = math.log(config.temperature)
@@ -213,7 +220,8 @@ class Head(nn.Module):
         first, second = self.sides(features)
         with torch.autocast(first.device.type, enabled=False):  # bf16 scores over a small temperature are noise
             if self.late:
-                scores = late_scores(*((second, first) if self.second_asks else (first, second)))  # (B, B)
+                sides = (second, first) if self.second_asks else (first, second)
+                scores = late_scores(*sides, self.length_penalty)  # (B, B)
             else:
                 scores = first @ second.T  # (B, B)
         return info_nce_sum(scores, self.log_temperature.exp(), batch[f"{name}.hashes"])
@@ -224,15 +232,17 @@ class Head(nn.Module):
         if not self.late:
             return {"first": first, "second": second, "near": (first * second).sum(1)}
         asking, found = (second, first) if self.second_asks else (first, second)
-        near = [late_scores(asking[row : row + 1], found[row : row + 1])[0] for row in range(len(asking))]
+        rows = [slice(row, row + 1) for row in range(len(asking))]
+        near = [late_scores(asking[row], found[row], self.length_penalty)[0] for row in rows]
         return {"first": first, "second": second, "near": torch.cat([*near, asking.new_zeros(0)])}
 
 
-def late_scores(asking: Tensor, found: Tensor) -> Tensor:
+def late_scores(asking: Tensor, found: Tensor, length_penalty: float = 0.0) -> Tensor:
     """(N, Q, E) of any length, (P, T, E) of length 1 or 0 -> (N, P): how well each position that asks is matched.
 
     A position counts by its length, and takes the cosine of the one that matches it best; what no position matches (none
-    with a cosine above 0) counts as nothing, so that the zeros which pad are not seen.
+    with a cosine above 0) counts as nothing, so that the zeros which pad are not seen. The more positions there are, the
+    better one of them matches whatever is asked: what is found is divided by their number to the power `length_penalty`.
     """
     counts = asking.norm(dim=2)  # (N, Q)
     row, place = counts.nonzero(as_tuple=True)  # (A,) the positions that ask: of short queries most only pad
@@ -243,7 +253,8 @@ def late_scores(asking: Tensor, found: Tensor) -> Tensor:
         parts.append(products.max(2).values.clamp(min=0))  # (a, P)
     best = torch.cat(parts).to(asking.dtype)  # (A, P)
     scores = asking.new_zeros(len(asking), len(found)).index_add(0, row, best)
-    return scores / counts.sum(1, keepdim=True).clamp(min=1e-12)
+    long = found.detach().any(2).sum(1).clamp(min=1)  # (P,)
+    return scores / counts.sum(1, keepdim=True).clamp(min=1e-12) / long**length_penalty
 
 
 SIMILARITIES = 1 << 23  # of positions with positions, at once: 32 MB

@@ -65,6 +65,10 @@ def mistakes(**more: Any) -> str:
             {"outputs": {"match": {"type": "pairing", "interaction": "late", "asks": "a", "pool": "max"}}},
             ("outputs.match", "pool", "'max'", "none beside interaction: late", "remove it"),
         ),
+        (
+            {"outputs": {"match": {"type": "pairing", "length_penalty": 0.1}}},
+            ("outputs.match", "length_penalty", "0.1", "0 beside interaction: pooled", "use interaction: late"),
+        ),
         ({"outputs": {"match": {"type": "pairing", "temperature": 3}}}, ("outputs.match.temperature", "3")),
         ({"inputs": {"a": BYTES, "b": "match", "match": "pairing"}}, ("inputs.match.type", "pairing only comes out")),
         (
@@ -201,11 +205,12 @@ def test_embeddings_have_length_one_and_the_answer_is_their_cosine() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 1 << 23])
 @pytest.mark.parametrize("names", [["a", "b"], ["b", "a"]])
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_a_late_interaction_is_the_mean_of_the_best_matches(
-    names: list[str], at_once: int, monkeypatch: pytest.MonkeyPatch
+    penalty: float, names: list[str], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairing, "SIMILARITIES", at_once)
-    head = head_of(interaction="late", asks="a")
+    head = head_of(interaction="late", asks="a", length_penalty=penalty)
     head.between(names)
     mask = torch.rand(10, 7) < 0.6  # (2B, T): padding stands anywhere
     mask[[0, 6]] = False  # a row that says nothing
@@ -221,13 +226,13 @@ def test_a_late_interaction_is_the_mean_of_the_best_matches(
             ]
             scores[row, column] += float(asked.norm()) * max([0.0, *matches])
             counts += float(asked.norm())
-        scores[row, column] /= max(counts, 1e-12)
+        scores[row, column] /= max(counts, 1e-12) * max(int(found[1][column].sum()), 1) ** penalty
     features = Features(values, mask)
     said = head.predict(features, {}, "m")
     torch.testing.assert_close(said["near"], scores.diagonal())
     sides = [said["first"], said["second"]] if names[0] == "a" else [said["second"], said["first"]]
-    torch.testing.assert_close(pairing.late_scores(*sides), scores)
-    numpy = neighbours.together([sides[0].detach().numpy()]), neighbours.together([sides[1].detach().numpy()])
+    torch.testing.assert_close(pairing.late_scores(*sides, penalty), scores)
+    numpy = [neighbours.together([side.detach().numpy()], penalty) for side in sides]
     ((_, at_search),) = neighbours._scores(*numpy)
     torch.testing.assert_close(torch.from_numpy(at_search), scores)
     loss = head.loss(features, {"m.hashes": torch.arange(10).reshape(5, 2)}, "m")
