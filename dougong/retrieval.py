@@ -79,14 +79,14 @@ class Corpus:
         return cls(
             run,
             side,
-            together(vectors, getattr(run.space.config, "length_penalty", 0.0)),
+            together(vectors, getattr(run.space.config, "length_discount", 0.0)),
             np.array(numbers),
             values,
             top,
         )
 
     def answer(self, rows: Sequence[Any], notes: Notes) -> list[dict[str, Any]]:
-        """For each row the `top` rows of the corpus that are nearest, best first, with the cosine of their angle."""
+        """For each row the `top` rows of the corpus that are nearest, best first, each with its score."""
         name = self.run.space.name
         result: list[dict[str, Any]] = []
         for start in range(0, len(rows), PREDICT_ROWS):

@@ -114,7 +114,7 @@ BOUND = (  # what is learnt would be another thing
 
 def check_changes(folder: Path, recipe: Recipe, *, finished: bool, accept: bool) -> None:
     """Refuse a recipe that changes a finished run, or what is BOUND; or, without `accept`, what is not FREE."""
-    changes = recipes.differences(read_resolved(folder / "resolved.json"), recipe.resolved())
+    changes = recipes.differences(before(folder), recipe.resolved())
     changes = {key: pair for key, pair in changes.items() if finished or key not in FREE}
     bound = {key for key in changes if key.split(".")[0] in BOUND or key in BOUND}
     if changes and (finished or bound or not accept):
@@ -135,6 +135,11 @@ def check_changes(folder: Path, recipe: Recipe, *, finished: bool, accept: bool)
         )
 
 
+def before(folder: Path) -> dict[str, Any]:
+    """The recipe of a run so far; keys that its dougong did not know have their defaults, which is what it did."""
+    return read_recipe(folder).resolved()
+
+
 def keep_changes(folder: Path, recipe: Recipe) -> None:
     """Write down each key that differs from what the run was trained with so far: what it was, and from which step on."""
     if not (folder / "resolved.json").is_file():
@@ -143,7 +148,7 @@ def keep_changes(folder: Path, recipe: Recipe) -> None:
     known = read_changes(folder)
     found = [
         {"step": max(steps, default=0), "key": key, "old": old, "new": new}
-        for key, (old, new) in recipes.differences(read_resolved(folder / "resolved.json"), recipe.resolved()).items()
+        for key, (old, new) in recipes.differences(before(folder), recipe.resolved()).items()
     ]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     told = [{key: value for key, value in change.items() if key != "when"} for change in known]

@@ -191,7 +191,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pairs-late": {
         "data": {"train": "tags.jsonl"}, "model": {"kind": "identity", "width": 16},
         "inputs": {"text": BYTES, "reply": BYTES},
-        "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text", "interaction": "late"}},
+        "outputs": {"match": {"type": "pairing", "dim": 16, "asks": "text", "interaction": "late", "length_discount": 0.2}},
     },
     "pairs-mlp": {
         "data": {"train": "tags.jsonl"}, "model": {"kind": "mlp", "preset": "tiny"},

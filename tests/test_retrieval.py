@@ -57,6 +57,18 @@ def test_the_nearest_of_a_corpus_are_those_of_brute_force() -> None:
     assert len(dougong.predict(run("pairs"), questions, corpus=REPLIES[:4])[0]["match"]["nearest"]) == 4
 
 
+def test_a_late_interaction_is_searched_by_the_score_it_tells() -> None:
+    late = run("pairs-late")
+    assert late.space.config.length_discount > 0
+    rows = [{"text": f"even number {number}", "reply": f"{'long ' * number}{number}!"} for number in range(5)]
+    found = dougong.predict(
+        late, [{"text": row["text"]} for row in rows], corpus=[{"reply": row["reply"]} for row in rows]
+    )
+    for number, (row, said) in enumerate(zip(rows, found, strict=True), 1):
+        (own,) = [each["score"] for each in said["match"]["nearest"] if each["row"] == number]
+        assert own == pytest.approx(late.predict([row])[0]["match"]["value"], abs=1e-5)
+
+
 def test_which_side_is_searched_follows_from_the_columns_and_from_who_asks() -> None:
     both = [{"text": f"number {number}", "reply": f"{number}!"} for number in range(20)]
     assert Corpus.of(run("pairs"), both).side.name == "reply"  # the recipe says that text asks

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy as copying
+import functools
 import json
+import operator
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +116,25 @@ def test_t13_what_makes_another_model_of_it_is_refused_with_any_flag(
             runs.going_on(interrupted, recipe, accept_changes=accept)
         check_clear(str(caught.value), "was interrupted", key, "--fresh")
         assert "--accept-changes" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.gradients", "bf16"), ("train.optimizer.state", "bf16"), ("inputs.a.normalize", "log")],
+)
+def test_a_key_that_was_not_there_yet_has_not_changed(
+    place: Path, interrupted: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    """A run goes on after an update that brings a key: what was done before is its default."""
+    older = shutil.copytree(interrupted, tmp_path / "older")
+    resolved = json.loads((older / "resolved.json").read_text())
+    *parents, last = key.split(".")
+    section = functools.reduce(operator.getitem, parents, resolved)
+    del section[last]
+    (older / "resolved.json").write_text(json.dumps(resolved))
+    assert runs.going_on(older, recipes.load(plain(place)), accept_changes=False) is None
+    with pytest.raises(ArtefactError):
+        runs.going_on(older, changed(place, key, value), accept_changes=False)
 
 
 def kinds(union: Any) -> list[str]:

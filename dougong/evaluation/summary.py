@@ -370,7 +370,7 @@ def _vectors(run: Run, field: Field, split: Split, rows: int) -> Vectors:  # of 
         batch = place(collate(split.take(some, own), some, limits), device)
         with run.autocast():
             pieces.append(run.model.embed(field, batch).float().cpu().numpy())
-    return together(pieces, run.space.config.length_penalty)
+    return together(pieces, run.space.config.length_discount)
 
 
 def _spoken(golden: dict[str, Any]) -> dict[str, str]:

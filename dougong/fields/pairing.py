@@ -45,7 +45,7 @@ class Config(FieldConfig):
     type: Literal["pairing"] = "pairing"
     dim: Count = 256  # E
     interaction: Literal["pooled", "late"] = "pooled"  # one vector a side, or one for each of its positions
-    length_penalty: Fraction = 0.0  # late: a score is divided by the positions of what is found to this power
+    length_discount: Fraction = 0.0  # late: a score is divided by the positions of what is found to this power
     pool: PoolKind = "mean"
     temperature: Annotated[float, Field(ge=COLDEST, le=WARMEST)] = 0.07
     learn_temperature: bool = True
@@ -57,10 +57,10 @@ class Config(FieldConfig):
         if self.interaction == "late" and self.pool != "mean":
             expected = "none beside interaction: late, which pools nothing"
             raise bad_field("pairing.pool", self.pool, expected, "remove it")
-        if self.interaction != "late" and self.length_penalty:
+        if self.interaction != "late" and self.length_discount:
             expected = "0 beside interaction: pooled, which has one vector however long a text is"
             raise bad_field(
-                "pairing.length_penalty", self.length_penalty, expected, "use interaction: late, or remove it"
+                "pairing.length_discount", self.length_discount, expected, "use interaction: late, or remove it"
             )
 
 
@@ -136,7 +136,7 @@ class Codec:
         return pairs
 
     def answers(self, prediction: Columns) -> list[dict[str, Any]]:
-        """How near both sides lie: the cosine of their angle, or the mean of those of what asks and its matches."""
+        """How near both sides lie: the cosine of their angle, or the score of a late interaction."""
         return [{"value": float(value)} for value in np.asarray(prediction["near"])]
 
     def limits(self) -> dict[str, int]:
@@ -169,7 +169,7 @@ class Head(nn.Module):
         if loss.kind not in self.LOSSES:
             raise bad_field("train.loss", loss.kind, "auto for a pairing, whose loss is InfoNCE", "remove it")
         self.late, self.asks = config.interaction == "late", config.asks
-        self.length_penalty = config.length_penalty
+        self.length_discount = config.length_discount
         self.pool = None if self.late else Pool(config.pool, width)
         self.linear = nn.Linear(width, config.dim, bias=False)
         self.begin = math.log(config.temperature)
@@ -221,7 +221,7 @@ class Head(nn.Module):
         with torch.autocast(first.device.type, enabled=False):  # bf16 scores over a small temperature are noise
             if self.late:
                 sides = (second, first) if self.second_asks else (first, second)
-                scores = late_scores(*sides, self.length_penalty)  # (B, B)
+                scores = late_scores(*sides, self.length_discount)  # (B, B)
             else:
                 scores = first @ second.T  # (B, B)
         return info_nce_sum(scores, self.log_temperature.exp(), batch[f"{name}.hashes"])
@@ -233,16 +233,16 @@ class Head(nn.Module):
             return {"first": first, "second": second, "near": (first * second).sum(1)}
         asking, found = (second, first) if self.second_asks else (first, second)
         rows = [slice(row, row + 1) for row in range(len(asking))]
-        near = [late_scores(asking[row], found[row], self.length_penalty)[0] for row in rows]
+        near = [late_scores(asking[row], found[row], self.length_discount)[0] for row in rows]
         return {"first": first, "second": second, "near": torch.cat([*near, asking.new_zeros(0)])}
 
 
-def late_scores(asking: Tensor, found: Tensor, length_penalty: float = 0.0) -> Tensor:
+def late_scores(asking: Tensor, found: Tensor, length_discount: float = 0.0) -> Tensor:
     """(N, Q, E) of any length, (P, T, E) of length 1 or 0 -> (N, P): how well each position that asks is matched.
 
     A position counts by its length, and takes the cosine of the one that matches it best; what no position matches (none
     with a cosine above 0) counts as nothing, so that the zeros which pad are not seen. The more positions there are, the
-    better one of them matches whatever is asked: what is found is divided by their number to the power `length_penalty`.
+    better one of them matches whatever is asked: what is found is divided by their number to the power `length_discount`.
     """
     counts = asking.norm(dim=2)  # (N, Q)
     row, place = counts.nonzero(as_tuple=True)  # (A,) the positions that ask: of short queries most only pad
@@ -254,7 +254,7 @@ def late_scores(asking: Tensor, found: Tensor, length_penalty: float = 0.0) -> T
     best = torch.cat(parts).to(asking.dtype)  # (A, P)
     scores = asking.new_zeros(len(asking), len(found)).index_add(0, row, best)
     long = found.detach().any(2).sum(1).clamp(min=1)  # (P,)
-    return scores / counts.sum(1, keepdim=True).clamp(min=1e-12) / long**length_penalty
+    return scores / counts.sum(1, keepdim=True).clamp(min=1e-12) / long**length_discount
 
 
 SIMILARITIES = 1 << 23  # of positions with positions, at once: 32 MB

@@ -23,10 +23,10 @@ class Bags:
     vectors: np.ndarray  # (U, E) float32
     place: np.ndarray  # (V,) int32 which of them each vector of each row is
     starts: np.ndarray  # (N + 1,) int64 where the vectors of a row begin
-    length_penalty: float = 0.0  # of rows that are found: as `fields/pairing.late_scores` takes it
+    length_discount: float = 0.0  # of rows that are found: as `fields/pairing.late_scores` takes it
 
     @classmethod
-    def of(cls, parts: Iterable[np.ndarray], length_penalty: float = 0.0) -> Bags:
+    def of(cls, parts: Iterable[np.ndarray], length_discount: float = 0.0) -> Bags:
         """Of arrays (n, T, E), one below the other; vectors of zeros only pad."""
         kept, counts = [np.zeros((0, 0), dtype=np.float32)], [np.zeros(1, dtype=np.int64)]
         for part in parts:
@@ -36,10 +36,10 @@ class Bags:
         every = np.concatenate(kept[1:]) if len(kept) > 1 else kept[0]  # (V, E)
         starts = np.concatenate(counts).cumsum()
         if not every.size:
-            return cls(every, np.zeros(0, dtype=np.int32), starts, length_penalty)
+            return cls(every, np.zeros(0, dtype=np.int32), starts, length_discount)
         bits = every.view(np.dtype((np.void, every.itemsize * every.shape[1]))).ravel()
         _, first, place = np.unique(bits, return_index=True, return_inverse=True)
-        return cls(every[first], place.astype(np.int32), starts, length_penalty)
+        return cls(every[first], place.astype(np.int32), starts, length_discount)
 
     @property
     def mean(self) -> float:
@@ -59,11 +59,11 @@ class Bags:
 Vectors = np.ndarray | Bags
 
 
-def together(parts: Sequence[np.ndarray], length_penalty: float = 0.0) -> Vectors:
+def together(parts: Sequence[np.ndarray], length_discount: float = 0.0) -> Vectors:
     """Rows below each other: (n, E) of one vector each, or (n, T, E) of several."""
     if not parts:
         return np.zeros((0, 0), dtype=np.float32)
-    return Bags.of(parts, length_penalty) if parts[0].ndim == 3 else np.concatenate(parts)
+    return Bags.of(parts, length_discount) if parts[0].ndim == 3 else np.concatenate(parts)
 
 
 def ranks(asking: Vectors, found: Vectors, hashes: np.ndarray) -> np.ndarray:
@@ -139,4 +139,4 @@ def _late(asking: Bags, pool: Bags) -> np.ndarray:
         if start < end:
             scores[row] = best[each[start:end]].sum(0) / max(counts[start:end].sum(), 1e-12)
     long = np.maximum(np.diff(pool.starts), 1).astype(np.float32)  # (P,)
-    return scores / long ** np.float32(pool.length_penalty)
+    return scores / long ** np.float32(pool.length_discount)

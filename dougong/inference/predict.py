@@ -206,7 +206,7 @@ def _searched(answers: Iterator[Answer], inputs: list[str], paired: Field) -> It
         raise Diverged(
             f"outputs.{name}: the model gives vectors that are not finite. Fix: train anew, with a lower lr."
         )
-    sides = [together(side, paired.config.length_penalty) for side in (first, second)]
+    sides = [together(side, paired.config.length_discount) for side in (first, second)]
     hashes = np.concatenate([np.asarray(each.targets[name]["hashes"]) for each in kept])  # (N, 2)
     asking = [index for index in (0, 1) if paired.config.asks in (None, inputs[index])]
     rank = np.stack([ranks(sides[i], sides[1 - i], hashes[:, [i, 1 - i]]) for i in asking], axis=1)  # (N, R)

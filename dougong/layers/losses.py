@@ -189,8 +189,9 @@ def linear_cross_entropy_sum(
 
 
 # Whether on the CPU: the logits of one chunk, whose products run at full speed from CHUNK_ROWS on, and of one block of it,
-# which passes through the cache on its way to slopes. One thread, bf16, 1,024 targets of 50,257: 1.7 s with these; 2.1 s in
-# blocks as large as chunks; 4.5 s in chunks of 83 rows, each of which reads the weights and adds to their gradients again.
+# which passes through the cache on its way to slopes. One thread, bf16, 1,024 targets of 50,257, in chunks of 512 rows: 1.7 s with
+# these blocks; 2.1 s in blocks as large as chunks; 4.5 s in chunks of 83 rows, each of which reads the weights and adds to their
+# gradients again. 1,024 rows hold 50 MB more logits, and 150 MB less where they are the only chunk: that needs no float32 sum.
 CHUNK_LOGITS = {True: 1 << 22, False: 1 << 26}
 BLOCK_LOGITS = {True: 1 << 18, False: 1 << 26}
 CHUNK_ROWS = 1024
@@ -219,13 +220,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + chunk)
                 total += _chunk(hidden[rows].to(dtype), matrix, bias, targets[rows], smoothing, ignore, sums)
         ctx.save_for_backward(*sums.gradients((hidden, weight, bias)))
+        ctx.dtypes = [tensor if tensor is None else _grad_dtype(tensor) for tensor in (hidden, weight, bias)]
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        # in place: a large vocabulary's gradient fills memory enough once, and is asked for once. torch casts it where it must
-        return (*(grad if grad is None else grad.mul_(grad_output) for grad in ctx.saved_tensors), *[None] * 5)
+        found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*(grad if grad is None else _scaled(grad, grad_output, dtype) for grad, dtype in found), *[None] * 5)
+
+
+def _grad_dtype(tensor: Tensor) -> torch.dtype:
+    """In what a gradient of it adds up; a weight may ask for less than its own."""
+    return (tensor.grad_dtype if tensor.is_leaf else None) or tensor.dtype
+
+
+def _scaled(grad: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
+    """Multiplied in float32 and rounded once; in its own memory, which a large vocabulary's gradient fills enough."""
+    if grad.dtype != torch.bfloat16:
+        return grad.mul_(by).to(dtype)
+    if dtype != torch.bfloat16:
+        return grad.to(_sum_dtype(grad)).mul_(by).to(dtype)
+    for some in grad.split(SCALED_ROWS):
+        some.copy_(some.float().mul_(by))
+    return grad
+
+
+SCALED_ROWS = 1 << 12
 
 
 class _Sums:
@@ -244,7 +265,8 @@ class _Sums:
         if self.needed[1]:
             part = slopes.T @ hidden
             # float32 sums even where products are bf16: a thousand chunks would lose the small gradients of rare tokens
-            self.weight = _added(self.weight, part if self.alone else part.to(_sum_dtype(part)))
+            first = self.weight is None and not self.alone
+            self.weight = _added(self.weight, part.to(_sum_dtype(part)) if first else part)
 
     def gradients(self, of: tuple[Tensor, Tensor, Tensor | None]) -> list[Tensor | None]:
         """As many as are needed; zeros where there were no targets."""

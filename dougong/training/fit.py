@@ -351,13 +351,14 @@ class Waiting:
 def check_fits(model: Model, config: Config, device: torch.device) -> None:
     """Refuse a model whose weights, gradients and optimizer state the machine cannot hold, however small the batch."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    copies = (
-        1 + (0.5 if config.gradients == "bf16" else 1) + optimizers.state_copies(config.optimizer) + bool(config.ema)
-    )
-    what = f"train: weights, gradients and {config.optimizer.kind}'s state take"
-    fix = (
-        "train a smaller model (model.width, model.layers), or keep less of it (optimizer: {state: bf16}, or kind: sgd)"
-    )
+    optimizer, narrow = config.optimizer, config.gradients == "bf16"
+    copies = 1 + (0.5 if narrow else 1) + optimizers.state_copies(optimizer) + bool(config.ema)
+    what = f"train: weights, gradients and {optimizer.kind}'s state take"
+    fix = "train a smaller model (model.width, model.layers)"
+    if optimizer.kind not in optimizers.TAKE_BF16:
+        fix += f", or take kind: {optimizers.TAKE_BF16[0]} with state: bf16"
+    elif not narrow or getattr(optimizer, "state", None) != "bf16":
+        fix += ", or keep less of it (gradients: bf16, optimizer: {state: bf16})"
     require_memory(what, int(copies * weights), device, fix)
 
 
@@ -437,9 +438,9 @@ WHOLE = {torch.ops.aten.silu_backward.default: lambda *given, **named: 0}
 
 
 def first_row(batch: Batch) -> Batch:
-    """One row of a batch; what is not of its rows stays whole."""
-    rows = len(batch["row"])
-    return {key: value[:1] if value.ndim and len(value) == rows else value for key, value in batch.items()}
+    """One row of a batch, mixed with no other; what is not of its rows stays whole."""
+    rows, plain = len(batch["row"]), {key: value for key, value in batch.items() if not key.startswith("mix.")}
+    return {key: value[:1] if value.ndim and len(value) == rows else value for key, value in plain.items()}
 
 
 def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, apart: bool) -> Callable[..., Tensor]:

@@ -23,7 +23,7 @@ from dougong.data.loader import Position
 from dougong.layers.attention import Route
 from dougong.layers.losses import Loss
 from dougong.model import AUXILIARY, Batch
-from dougong.training.optimizers import NARROW, AdamW, OptimizerConfig
+from dougong.training.optimizers import TAKE_BF16, AdamW, OptimizerConfig
 from dougong.training.schedules import Cosine, ScheduleConfig
 
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
@@ -77,9 +77,9 @@ class Config:
             raise bad_field(
                 "train.accumulate", self.accumulate, "one of accumulate and micro_batch", "remove one of the two"
             )
-        if self.gradients == "bf16" and self.optimizer.kind not in NARROW:
+        if self.gradients == "bf16" and self.optimizer.kind not in TAKE_BF16:
             expected = f"fp32 beside kind: {self.optimizer.kind}"
-            raise bad_field("train.gradients", self.gradients, expected, f"use kind: {NARROW[0]}, or remove it")
+            raise bad_field("train.gradients", self.gradients, expected, f"use kind: {TAKE_BF16[0]}, or remove it")
 
     @property
     def budget(self) -> tuple[str, float]:

@@ -24,8 +24,10 @@ from dougong.core.errors import bad_field
 from dougong.layers.positions import LearnedPositions, RelativeBuckets
 
 Betas = tuple[Fraction, Fraction]
-Kept = Literal["fp32", "bf16"]
-MOST_BF16 = 0.99  # of a mean that moves by less a step, bf16's eight bits would stand still
+StateDtype = Literal["fp32", "bf16"]
+# A mean in bf16 that moves by a share of 0.05 of what it lacks stops within a twelfth of it, as changes below half of its last bit
+# are rounded away; one that moves by 0.001 would stay a third off, or never decay.
+SLOWEST_IN_BF16 = 0.95
 
 
 @config
@@ -75,10 +77,10 @@ class AdamW:
     betas: Betas = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.1
-    state: Kept = "fp32"  # in what both means are kept
+    state: StateDtype = "fp32"  # in what both means are kept
 
     def __post_init__(self) -> None:
-        _check_kept(self.state, betas=self.betas)
+        _check_state(self.state, betas=self.betas)
 
 
 @config
@@ -95,18 +97,18 @@ class Muon:
     betas: Betas = (0.9, 0.95)  # of AdamW
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.1
-    state: Kept = "fp32"  # in what momentum and means are kept
+    state: StateDtype = "fp32"  # in what momentum and means are kept
 
     def __post_init__(self) -> None:
-        _check_kept(self.state, betas=self.betas, momentum=self.momentum)
+        _check_state(self.state, betas=self.betas, momentum=self.momentum)
 
 
-def _check_kept(state: Kept, **means: float | Betas) -> None:
-    """Refuse means that would stand still in bf16: one that a step moves by less than its last bit never decays."""
+def _check_state(state: StateDtype, **means: float | Betas) -> None:
+    """Refuse means that bf16 would hold back."""
     for name, value in means.items():
         slowest = max(value) if isinstance(value, tuple) else value
-        if state == "bf16" and slowest > MOST_BF16:
-            expected = f"at most {MOST_BF16} beside state: bf16, which rounds slower changes away"
+        if state == "bf16" and slowest > SLOWEST_IN_BF16:
+            expected = f"at most {SLOWEST_IN_BF16} beside state: bf16, which rounds slower changes away"
             raise bad_field(f"train.optimizer.{name}", value, expected, f"lower it, or remove state: {state}")
 
 
@@ -131,7 +133,7 @@ def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     return _OPTIMIZERS[config.kind](list(groups.values()), config, fused)
 
 
-FUSED = {  # devices on which torch takes the step of all parameters at once (Muon: the part that is AdamW)
+FUSED = {  # devices on which torch takes the step of all parameters at once (Muon: the part that is AdamW, if all is fp32)
     "sgd": {"cpu", "cuda", "mps"},
     "adagrad": {"cpu"},
     "adam": {"cpu", "cuda", "mps"},
@@ -148,12 +150,12 @@ def state_copies(config: OptimizerConfig) -> float:
 
 
 def narrow_gradients(model: nn.Module) -> None:
-    """Have gradients add up in bf16, half the memory: each sum is rounded, as each product of a step in bf16 already is."""
+    """Have gradients add up in bf16, half the memory: each sum is rounded to eight bits."""
     for _, _, parameter in _parameters(model):
         parameter.grad_dtype = torch.bfloat16  # torch >= 2.10
 
 
-NARROW = ("adamw", "muon")  # which take a gradient of another dtype than the parameter's
+TAKE_BF16 = ("adamw", "muon")  # gradients, and state of their own, that are narrower than the weights
 
 
 def _parameters(model: nn.Module) -> Iterator[Place]:
@@ -326,7 +328,7 @@ def _adam(groups: list[dict[str, Any]], config: Adam, fused: bool) -> torch.opti
     return kind(groups, config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
-def _own(groups: list[dict[str, Any]], config: AdamW | Muon, fused: bool) -> torch.optim.Optimizer:
+def _muon_adamw(groups: list[dict[str, Any]], config: AdamW | Muon, fused: bool) -> torch.optim.Optimizer:
     kind: Any = lean.optimizer(MuonAdamW)
     return kind(groups, config, fused)
 
@@ -335,6 +337,6 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "adagrad": _adagrad,
     "adam": _adam,
-    "adamw": _own,
-    "muon": _own,
+    "adamw": _muon_adamw,
+    "muon": _muon_adamw,
 }

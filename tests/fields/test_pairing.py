@@ -66,8 +66,8 @@ def mistakes(**more: Any) -> str:
             ("outputs.match", "pool", "'max'", "none beside interaction: late", "remove it"),
         ),
         (
-            {"outputs": {"match": {"type": "pairing", "length_penalty": 0.1}}},
-            ("outputs.match", "length_penalty", "0.1", "0 beside interaction: pooled", "use interaction: late"),
+            {"outputs": {"match": {"type": "pairing", "length_discount": 0.1}}},
+            ("outputs.match", "length_discount", "0.1", "0 beside interaction: pooled", "use interaction: late"),
         ),
         ({"outputs": {"match": {"type": "pairing", "temperature": 3}}}, ("outputs.match.temperature", "3")),
         ({"inputs": {"a": BYTES, "b": "match", "match": "pairing"}}, ("inputs.match.type", "pairing only comes out")),
@@ -210,7 +210,7 @@ def test_a_late_interaction_is_the_mean_of_the_best_matches(
     penalty: float, names: list[str], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairing, "SIMILARITIES", at_once)
-    head = head_of(interaction="late", asks="a", length_penalty=penalty)
+    head = head_of(interaction="late", asks="a", length_discount=penalty)
     head.between(names)
     mask = torch.rand(10, 7) < 0.6  # (2B, T): padding stands anywhere
     mask[[0, 6]] = False  # a row that says nothing

@@ -25,7 +25,7 @@ from dougong.data.loader import Loader, Position
 from dougong.evaluation import measure
 from dougong.model import Batch, Model
 from dougong.training import checkpoint, schedules
-from dougong.training.fit import Due, Fitted, Session, autocast_for, deterministic, fit
+from dougong.training.fit import Due, Fitted, Session, autocast_for, deterministic, first_row, fit
 from dougong.training.loop import LossFunction, NotFinite, Progress, accumulate, task_loss
 from tests.clear_error import check_clear
 
@@ -315,6 +315,15 @@ def test_what_is_due_comes_as_often_as_it_says() -> None:
 
 
 # ----------------------------------------------------------------------------------------- the seam, and the same again
+
+
+def test_the_row_whose_operations_are_counted_is_mixed_with_no_other() -> None:
+    batch = {"row": torch.arange(4), "x.values": torch.rand(4, 3), "levels": torch.rand(7), "share": torch.tensor(0.5)}
+    mixed = batch | {"mix.partner": torch.tensor([3, 0, 1, 2]), "mix.share": torch.tensor(0.5)}
+    one = first_row(mixed)
+    assert {key: tuple(value.shape) for key, value in one.items()} == {
+        "row": (1,), "x.values": (1, 3), "levels": (7,), "share": ()
+    }  # fmt: skip
 
 
 def test_the_seam_gets_every_step(task: Make) -> None:
