@@ -241,12 +241,7 @@ def _scaled(grad: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
         return grad.mul_(by).to(dtype)
     if dtype != torch.bfloat16:
         return grad.to(_sum_dtype(grad)).mul_(by).to(dtype)
-    for some in grad.split(SCALED_ROWS):
-        some.copy_(some.float().mul_(by))
-    return grad
-
-
-SCALED_ROWS = 1 << 12
+    return grad.mul_(float(by))  # a number, not a tensor, is not rounded to bf16 first
 
 
 class _Sums:
