@@ -1,28 +1,32 @@
 """Run every recipe as it stands and write down what it reached: docs/figures.md, and the tables of both READMEs.
 
-    python recipes/figures.py                 # all of them: `make figures`
-    python recipes/figures.py sentiment …     # these; the others keep their lines
+    python recipes/figures.py                 # all of which anything has changed since: `make figures`
+    python recipes/figures.py sentiment …     # these, in any case; the others keep their lines
 
 A recipe's header says what it asks (`# asks: label.accuracy >= 0.96`, or `>= baseline`, or `>= baseline + 0.05`), what
 computes the baseline (`# against: python …`, which prints {name: figure} last), what its data needs (`# data: python …`),
 and whose run it begins with (`# after: dougong train …`). A recipe that only stands beside another one says
 `# shows: label.accuracy`. Rows that are measured apart are named by `# apart: data/prepared/….jsonl`.
+
+With each figure hashes are kept of what it follows from: the recipe's keys, dougong's code, the header's scripts, the data.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import operator
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dougong
+from dougong import recipe as recipes
 from dougong.core.artefacts import read_json, write_file, write_json
 from dougong.core.devices import cpu_name
 
@@ -35,23 +39,61 @@ Figures = dict[str, Any]
 
 
 def main(names: list[str]) -> None:
-    """Train the named recipes (all unless named) and write the table anew."""
+    """Train the named recipes, or all that have changed, and write the table anew."""
     for path in in_order(FOLDER.glob("*.yaml")):
         header = path.read_text(encoding="utf-8")
         if (names and path.stem not in names) or not re.search("^# (asks|shows):", header, re.M):
             continue
         said(header, "data")
+        follows = follows_from(path)
+        if not names and kept().get(path.stem, {}).get("follows_from") == follows:
+            print(f"{path.stem}: nothing has changed since its figure was written down", flush=True)
+            continue
         if parent := comes_after(header):
             dougong.train(ROOT / parent)  # at once where its run is finished
-        figure = {path.stem: reached(path, header)}
+        figure = {path.stem: reached(path, header) | {"follows_from": follows}}
         print(json.dumps(figure), flush=True)
-        results = (
-            read_json(KEPT) if KEPT.exists() else {}
-        ) | figure  # read now: others may have been written meanwhile
+        results = kept() | figure  # read now: others may have been written meanwhile
         write_json(KEPT, results)
         write_file(path, with_figure(header, figure[path.stem]).encode())
         for page in PAGES:
             write_table(page, results)
+
+
+def kept() -> dict[str, Figures]:
+    return read_json(KEPT) if KEPT.exists() else {}
+
+
+def follows_from(path: Path) -> dict[str, str]:
+    """Hashes of all that a recipe's figure follows from; of another's run that it begins with, all that this follows from."""
+    header = path.read_text(encoding="utf-8")
+    scripts = [ROOT / script for script in re.findall(r"^# (?:data|against): +python (\S+\.py)", header, re.M)]
+    data = recipes.load(path).data
+    apart = [FOLDER / other for other in re.findall(r"^# apart: +(\S+)", header, re.M)]
+    found = {
+        "recipe": hashed("\n".join(line for line in header.splitlines() if not line.startswith("#")).encode()),
+        "code": hashed(*map(Path.read_bytes, (*sorted((ROOT / "dougong").rglob("*.py")), *scripts))),
+        "data": hashed(*contents(path for path in (data.train, data.validation, data.test, *apart) if path)),
+    }
+    parent = comes_after(header)
+    return found | {"after": hashed(json.dumps(follows_from(ROOT / parent)).encode())} if parent else found
+
+
+def contents(sources: Iterable[Any]) -> Iterator[bytes]:
+    """Of files, of all files of folders, and of what a pattern finds."""
+    for source in sources:
+        for each in source if isinstance(source, list | tuple) else (source,):
+            place = Path(each)
+            files = place.rglob("*") if place.is_dir() else place.parent.glob(place.name)
+            yield from (file.read_bytes() for file in sorted(files) if file.is_file())
+
+
+def hashed(*parts: bytes) -> str:
+    """One hash of some bytes after others."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:

@@ -91,6 +91,46 @@ def test_what_begins_with_anothers_run_comes_behind_it() -> None:
     assert begun
 
 
+def test_a_figure_is_not_reached_again_unless_something_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, body = (
+        "# asks: label.accuracy >= 0.9\n",
+        "name: one\ndata: {train: rows.csv}\ninputs: {a: number}\noutputs: {label: category}\ntrain: {steps: 1}\n",
+    )
+    path, rows, package = tmp_path / "one.yaml", tmp_path / "rows.csv", tmp_path / "dougong" / "part.py"
+    path.write_text(header + body)
+    rows.write_text("a,label\n1,x\n")
+    package.parent.mkdir()
+    package.write_text("")
+    reached: list[str] = []
+
+    def noted(path: Path, header: str) -> dict[str, object]:
+        reached.append(path.stem)
+        return dict(FOUND)
+
+    for name, value in {"FOLDER": tmp_path, "ROOT": tmp_path, "KEPT": tmp_path / "figures.json", "PAGES": ()}.items():
+        monkeypatch.setattr(figures, name, value)
+    monkeypatch.setattr(figures, "reached", noted)
+
+    def again(*names: str) -> bool:
+        reached.clear()
+        figures.main(list(names))
+        return reached == ["one"]
+
+    assert again()
+    assert not again()
+    assert "one: nothing has changed" in capsys.readouterr().out
+    assert "# reached: label.accuracy 0.8765" not in path.read_text()  # there is no line `# run:` to put it under
+    path.write_text("# a comment\n" + path.read_text())
+    assert not again()
+    assert again("one")
+    for file, text in ((rows, "a,label\n1,y\n"), (package, "x = 1\n"), (path, header + body + "seed: 1\n")):
+        file.write_text(text)
+        assert again(), file
+        assert not again()
+
+
 def test_the_floor_is_the_best_baseline_and_what_is_asked_beyond() -> None:
     assert figures.floor({"a": 0.5, "b": 0.61}, ">=", "+", "0.05") == "0.6600"
     assert figures.floor({"a": 30.0, "b": 20.0}, "<", "-", "1.5") == "18.5000"
