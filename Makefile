@@ -19,7 +19,7 @@ help:
 	@echo "make samples   let the finished demo write again"
 	@echo "make test      all tests but the nightly ones; one part: make test ARGS='tests/data -k csv'"
 	@echo "make nightly   the deep share too: five times the kills, cuts and flips (needs strace)"
-	@echo "make figures   run every recipe in recipes/ and print the figures it reached (fetches their data)"
+	@echo "make figures   run each recipe of which anything has changed, and print its figure (fetches the data)"
 	@echo "make lint      ruff, its formatter, and mypy"
 	@echo "make format    let ruff put the files in order"
 	@echo "make clean     remove .venv, caches and prepared data; runs/ stays"
