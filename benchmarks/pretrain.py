@@ -27,8 +27,10 @@ Trials that mattered, what was predicted and what came out:
                                  2.5 are weights, AdamW's state, gradients, imports: see the next
     state and gradients in       predicted 2.8 GB: small 4.3 -> 3.7 GB; with pieces of 1,024 tokens 3.1, with six tenths of the
       bf16                         activations too 2.7, with the head's gradient as one product 2.5; the time the same to a tenth.
-                                   1.8 of these are live, 0.3 are libraries, the rest is what the heap cannot use again; it grew
-                                   to 3.1 where the state was made before the first step, so that comes lazily
+                                   1.8 of these are live, 0.3 are libraries, the rest is what the heap cannot use again, 2.4 to 2.7
+                                   by chance; it grew to 3.1 where the state was made before the first step, so that comes
+                                   lazily. Blocks of 32 MB and more given back at once, the head's weights freed before its last
+                                   product, the embedding's gradient in bf16: 2.36, and steady
     products cut to what the     predicted 1.3, since 768 × 768 weights fit the second cache; no difference but for the head's way
       second cache holds         there (107 -> 77 ms in pieces of 1,024 columns): not taken
     huge pages (THP_MEM_ALLOC_   predicted a tenth of the products; within the noise

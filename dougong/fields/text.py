@@ -39,6 +39,7 @@ from dougong.fields import FieldConfig, Whole, _ctc, aligned, masked
 from dougong.layers.attention import Readers
 from dougong.layers.copying import Copier, Source, copied_shares, mixed
 from dougong.layers.features import Features, length_mask
+from dougong.layers.lookup import lookup
 from dougong.layers.losses import Loss, linear_cross_entropy_sum
 from dougong.layers.masking import hide
 from dougong.layers.norms import LayerNorm
@@ -408,7 +409,7 @@ class Encoder(nn.Module):
     def embed(self, tokens: Tensor, lengths: Tensor) -> Features:
         assert self.embedding is not None  # ngrams, which stand in its place, only go in
         # Times sqrt(D): unit scale for what flows on, while the tied head keeps the small scale that its logits need.
-        values = self.embedding(tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
+        values = lookup(self.embedding.weight, tokens) * self.embedding.weight.shape[1] ** 0.5  # (B, T, D)
         if self.runs is not None:
             values = values + self.runs(tokens)
         return Features(values, length_mask(lengths, tokens.shape[1]))

@@ -217,8 +217,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
             for start in range(0, len(targets), chunk):
-                rows = slice(start, start + chunk)
-                total += _chunk(hidden[rows].to(dtype), matrix, bias, targets[rows], smoothing, ignore, sums)
+                some = hidden[start : start + chunk].to(dtype)
+                wanted = targets[start : start + chunk]
+                loss, slopes = _chunk(some, matrix, bias, wanted, smoothing, ignore, sums)
+                total += loss
+                if sums.needed[0]:
+                    sums.hidden.append(slopes @ matrix)
+                if start + chunk >= len(targets):
+                    del matrix  # before the product that takes as much again
+                if sums.needed[1]:
+                    sums.add_weight(slopes.T @ some)
         ctx.save_for_backward(*sums.gradients((hidden, weight, bias)))
         ctx.dtypes = [tensor if tensor is None else _grad_dtype(tensor) for tensor in (hidden, weight, bias)]
         return total
@@ -253,15 +261,10 @@ class _Sums:
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
 
-    def add(self, slopes: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Of one chunk: (n, V), (n, D), (V, D)."""
-        if self.needed[0]:
-            self.hidden.append(slopes @ weight)
-        if self.needed[1]:
-            part = slopes.T @ hidden
-            # float32 sums even where products are bf16: a thousand chunks would lose the small gradients of rare tokens
-            first = self.weight is None and not self.alone
-            self.weight = _added(self.weight, part.to(_sum_dtype(part)) if first else part)
+    def add_weight(self, part: Tensor) -> None:  # (V, D)
+        """In float32 even where products are bf16: a thousand chunks would lose the small gradients of rare tokens."""
+        first = self.weight is None and not self.alone
+        self.weight = _added(self.weight, part.to(_sum_dtype(part)) if first else part)
 
     def gradients(self, of: tuple[Tensor, Tensor, Tensor | None]) -> list[Tensor | None]:
         """As many as are needed; zeros where there were no targets."""
@@ -284,8 +287,8 @@ def _chunk(
     smoothing: float,
     ignore: int,
     sums: _Sums,
-) -> Tensor:
-    """The loss of some targets; their share of the gradients is added to `sums`."""
+) -> tuple[Tensor, Tensor]:
+    """The loss of some targets, and its slopes at their logits (n, V) where some are needed; `sums` gets those of the bias."""
     logits = hidden @ weight.T  # (n, V)
     total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
     block = max(1, BLOCK_LOGITS[hidden.device.type == "cpu"] // weight.shape[0])
@@ -303,9 +306,7 @@ def _chunk(
             some.copy_(slope)  # they are no longer needed
             if sums.needed[2] and bias is not None:
                 sums.bias = _added(sums.bias, slope.sum(0))
-    if any(sums.needed[:2]):
-        sums.add(logits, hidden, weight)
-    return total
+    return total, logits
 
 
 def _slope(logs: Tensor, index: Tensor, smoothing: float) -> Tensor:

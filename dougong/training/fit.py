@@ -53,7 +53,7 @@ class Session:
         self.device = next(model.parameters()).device
         check_fits(model, config, self.device)
         deterministic(self.device)
-        keep_freed_memory()
+        keep_freed_memory(large=config.gradients == "fp32")
         routes.set_attention(model, config.attention)
         if config.gradients == "bf16":
             optimizers.narrow_gradients(model)
