@@ -32,7 +32,7 @@ Trials that mattered, what was predicted and what came out:
                                    lazily. Blocks of 32 MB and more given back at once, the head's weights freed before its last
                                    product, the embedding's gradient in bf16: 2.36 after 3 steps, 2.48 after 8. Four tenths of the
                                    activations, predicted as fast (one thread, 3 steps): 2.39 GB for 2.48, 361 tokens/s for 398,
-                                   where all of it kept, and fp32, has 421. Pieces of 512 tokens, one thread: 2.08, a twentieth slower
+                                   where all of it kept, and fp32, has 421. Pieces of 512 tokens, one thread: 2.08, 6 % slower
     products cut to what the     predicted 1.3, since 768 × 768 weights fit the second cache; no difference but for the head's way
       second cache holds         there (107 -> 77 ms in pieces of 1,024 columns): not taken
     huge pages (THP_MEM_ALLOC_   predicted a tenth of the products; within the noise
