@@ -132,7 +132,7 @@ def keep_freed_memory(*, large: bool = True) -> bool:
     Given back to the system and fetched anew, every page costs a fault: 30,000 to 60,000 in a step of the 6 × 384
     transformer on 4,096 tokens, and a sixth of that so. The most memory that is held at once stays the same, but blocks that
     come and go leave holes: with `large` False those of 32 MB and more (logits, the gradient of a large vocabulary) are
-    fetched anew each time. A step of 12 layers × 768 in little memory then holds 2.2 GB, where it held 2.5 to 2.7.
+    fetched anew each time. A step of 12 layers × 768 in little memory then holds 2.4 GB, where it held 2.5 to 2.7.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
