@@ -37,6 +37,7 @@ def test_chunked_cross_entropy_gives_torchs_loss_and_gradients(
 ) -> None:
     hidden, weight, bias, targets = case()
     monkeypatch.setitem(losses.BLOCK_LOGITS, True, rows_of_a_block * len(weight))
+    monkeypatch.setitem(losses.BLOCK_TOKENS, True, rows_of_a_block * 4)  # of 11
     ours = losses.linear_cross_entropy_sum(hidden, weight, bias, targets, smoothing, chunk=chunk)
     theirs = reference(hidden, weight, bias, targets, smoothing)
     torch.testing.assert_close(ours, theirs)
@@ -90,7 +91,11 @@ def test_chunked_cross_entropy_never_holds_all_logits() -> None:
     assert largest < 64 * 50 / 4
 
 
-def test_chunked_cross_entropy_under_autocast_multiplies_in_bf16_and_sums_in_float32() -> None:
+@pytest.mark.parametrize("tokens", [4, 2048])
+def test_chunked_cross_entropy_under_autocast_multiplies_in_bf16_and_sums_in_float32(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(losses.BLOCK_TOKENS, True, tokens)
     hidden, weight, bias, targets = case(count=300, width=32, vocabulary=64, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = losses.linear_cross_entropy_sum(hidden, weight, bias, targets, chunk=64)
