@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -75,7 +76,7 @@ class Attention(nn.Module):
         keys, values = keys.to(queries.dtype), values.to(queries.dtype)
         if seen is not None and seen.is_floating_point():
             seen = seen.to(queries.dtype)
-        by_products = self.route == "products" or (self.route == "auto" and products_are_faster(queries, keys))
+        by_products = self.route == "products" or (self.route == "auto" and products_are_faster(queries, keys, causal))
         if by_products or self.tell is not None:  # the fused kernel has the weights nowhere whole
             mixed = products(queries, keys, values, seen, causal, hidden, self.tell)  # (B, H, T, K)
         else:
@@ -86,19 +87,20 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-def products_are_faster(queries: Tensor, keys: Tensor) -> bool:
+def products_are_faster(queries: Tensor, keys: Tensor, causal: bool) -> bool:
     """Whether to train by `products`: in bf16 on the CPU, where torch 2.13's fused kernel goes back slowly.
 
-    Forward and backward, causal, two threads, best of some: (32, 4, 128, 32) 8 ms for the fused kernel's 48; (16, 6, 256, 64)
-    27 for 69; (8, 12, 512, 64) 114 for 205, which makes a step of 12 layers × 768 a quarter shorter; (4, 12, 1024, 64) 215
-    for 234: not worth the memory of the shares, H · S numbers a token. In float32 the fused kernel is faster. Tried: the
-    fused kernel's way there and products' way back, which keeps no shares: at T = 256 34 ms, at 512 144.
+    Forward and backward, causal, compiled, two threads with avx512_bf16, medians: (32, 4, 128, 32) 6 ms for the fused kernel's 24;
+    (16, 6, 256, 64) 23 for 52; (4, 12, 512, 64) 34 for 87; (2, 12, 1024, 64) 57 for 99; (1, 12, 2048, 64) 109 for 157, which is
+    not worth the memory of the shares: 5/8 · H · T numbers a token. In float32 the fused kernel is faster. Tried: the fused
+    kernel's way there and products' way back, which keeps no shares: at T = 512 a quarter slower than whole products.
     """
-    small = queries.shape[2] * keys.shape[2] <= PRODUCTS_UP_TO**2
+    small = queries.shape[2] * keys.shape[2] <= PRODUCTS_UP_TO[causal] ** 2
     return small and queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled()
 
 
-PRODUCTS_UP_TO = 512  # positions
+PRODUCTS_UP_TO = {False: 512, True: 1024}  # positions, and whether causal
+STRIP = 128  # the fewest queries in a strip of causal attention
 
 
 def products(
@@ -117,9 +119,39 @@ def products(
     repeats = queries.shape[1] // keys.shape[1]
     if repeats > 1:
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)  # (B, H, S, K)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT  # (B, H, T, S)
-    if causal:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    queries = queries * queries.shape[-1] ** -0.5
+    if not causal:
+        return _mixed(queries, keys, values, seen, hidden, tell)
+    length = queries.shape[2]
+    count = 1 if tell is not None else strips(length)
+    ends = [length * place // count for place in range(1, count + 1)]
+    triangle = torch.ones(length, length, dtype=torch.bool, device=queries.device).tril()
+    parts = []  # a strip of queries needs the keys up to its end: of the triangle's upper half only corners are computed
+    for start, end in pairwise([0, *ends]):
+        some, sees = queries[:, :, start:end], triangle[start:end, :end]
+        parts.append(_mixed(some, keys[:, :, :end], values[:, :, :end], sees, hidden, tell))
+    return parts[0] if count == 1 else torch.cat(parts, dim=2)
+
+
+def strips(length: int) -> int:
+    """How many strips of queries are fast. (4, 12, 512, 64): whole 44 ms, in two 36, in four 34.
+
+    Comparisons alone: a number computed from the length would compile the blocks anew for each length.
+    """
+    if length < 2 * STRIP:
+        return 1
+    return 2 if length < 4 * STRIP else 4
+
+
+def _mixed(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen: Tensor | None,
+    hidden: float,
+    tell: Callable[[Tensor], None] | None,
+) -> Tensor:
+    scores = queries @ keys.mT  # (B, H, T, S)
     if seen is not None:
         scores += weighed(seen).to(scores.dtype)
     shares = scores.softmax(-1)  # computed in float32 inside, whatever comes in

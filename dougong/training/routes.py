@@ -10,6 +10,8 @@ from dougong.data.loader import Plan, WindowPlan
 from dougong.layers.attention import PRODUCTS_UP_TO, Attention, Route
 from dougong.training import compilation
 
+UP_TO = f"{PRODUCTS_UP_TO[False]} positions, {PRODUCTS_UP_TO[True]:,} where causal"
+
 
 def set_attention(model: nn.Module, route: Route) -> None:
     for module in model.modules():
@@ -21,12 +23,12 @@ def attention(model: nn.Module, route: Route, plan: Plan, dtype: torch.dtype) ->
     """How a run's attention is computed, in words; None where it has none."""
     if not any(isinstance(module, Attention) for module in model.modules()):
         return None
-    products = "by products" if route == "products" else f"by products up to {PRODUCTS_UP_TO} positions"
+    products = "by products" if route == "products" else f"by products up to {UP_TO}"
     on_cpu = compilation.device_of(model) == "cpu" and dtype == torch.bfloat16
     if route == "fused" or (route == "auto" and not on_cpu):
         return "fused"
     if route == "auto" and isinstance(plan, WindowPlan):
-        return "by products" if plan.context <= PRODUCTS_UP_TO else "fused"
+        return "by products" if plan.context <= PRODUCTS_UP_TO[True] else "fused"
     return products
 
 
@@ -34,7 +36,7 @@ def of_machine(device: torch.device) -> dict[str, str]:
     """What `auto` stands for on a device."""
     fast = has_fast_bf16(device)
     lacks = compilation.missing(device.type)
-    products = f"by products up to {PRODUCTS_UP_TO} positions in training, else fused"
+    products = f"in training by products up to {UP_TO}, else fused"
     return {
         "precision": "bf16 from width 128 on" if fast else "fp32",
         "attention": products if fast and device.type == "cpu" else "fused",

@@ -46,7 +46,10 @@ def masks(kind: str) -> tuple[torch.Tensor | None, bool]:
 
 @pytest.mark.parametrize("kind", ["all", "causal", "holes", "window", "holes and window"])
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_products_equal_the_fused_kernel_and_so_do_their_gradients(kind: str, kv_heads: int) -> None:
+def test_products_equal_the_fused_kernel_and_so_do_their_gradients(
+    kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "STRIP", 1)  # of the 5 queries: strips of 1, 1, 1 and 2
     torch.manual_seed(0)
     shapes = [(3, heads, 5, 6) for heads in (4, kv_heads, kv_heads)]
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -86,7 +89,7 @@ def test_training_in_bf16_takes_the_products_and_stays_near_the_fused_kernel(
     monkeypatch.setattr(attention, "products", watched)
     ours = run()
     assert calls == [torch.bfloat16]
-    monkeypatch.setattr(attention, "products_are_faster", lambda queries, keys: False)
+    monkeypatch.setattr(attention, "products_are_faster", lambda *given: False)
     fused = run()
     assert len(ours) == len(fused) == 7
     for found, right in zip(ours, fused, strict=True):
@@ -103,13 +106,14 @@ def test_products_hide_a_share_of_what_each_query_sees() -> None:
 
 
 def test_products_are_for_training_in_bf16_on_the_cpu_and_for_short_sequences() -> None:
-    short, long = torch.zeros(1, 1, 512, 8).bfloat16(), torch.zeros(1, 1, 513, 8).bfloat16()
-    assert products_are_faster(short, short)
-    assert not products_are_faster(short, long)
-    assert not products_are_faster(short.float(), short.float())
-    assert not products_are_faster(short.to("meta"), short.to("meta"))
+    short, long = (torch.zeros(1, 1, length, 8).bfloat16() for length in (512, 513))
+    assert products_are_faster(short, short, False)
+    assert not products_are_faster(short, long, False)
+    assert products_are_faster(long, long, True)  # a triangle has less than half the shares
+    for other in (short.float(), short.to("meta"), torch.zeros(1, 1, 1025, 8).bfloat16()):
+        assert not products_are_faster(other, other, True)
     with torch.no_grad():
-        assert not products_are_faster(short, short)
+        assert not products_are_faster(short, short, False)
 
 
 def test_what_sees_nothing_stays_finite() -> None:

@@ -17,7 +17,8 @@ from tests.small_runs import recipe_of, run
     [
         ("auto", torch.float32, 48, "fused"),
         ("auto", torch.bfloat16, 48, "by products"),
-        ("auto", torch.bfloat16, 1024, "fused"),
+        ("auto", torch.bfloat16, 1024, "by products"),
+        ("auto", torch.bfloat16, 1025, "fused"),
         ("products", torch.float32, 1024, "by products"),
         ("fused", torch.bfloat16, 48, "fused"),
     ],
@@ -32,7 +33,7 @@ def test_the_route_of_a_language_model_is_told(route: Route, dtype: torch.dtype,
 def test_rows_of_many_lengths_and_models_without_attention() -> None:
     replies, prices = run("replies"), run("prices")
     plan = assembly.plan_of(replies.recipe, replies.prepared.split("train"), replies.inputs, replies.outputs)
-    assert routes.attention(replies.model, "auto", plan, torch.bfloat16) == "by products up to 512 positions"
+    assert routes.attention(replies.model, "auto", plan, torch.bfloat16) == f"by products up to {routes.UP_TO}"
     assert routes.attention(prices.model, "auto", plan, torch.bfloat16) is None
 
 
