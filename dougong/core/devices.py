@@ -134,12 +134,20 @@ def keep_freed_memory(*, large: bool = True) -> bool:
     come and go leave holes: with `large` False those of 32 MB and more (logits, the gradient of a large vocabulary) are
     fetched anew each time. A step of 12 layers × 768 in little memory then holds 2.4 GB, where it held 2.5 to 2.7.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    library = ctypes.CDLL(None)
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # the numbers of malloc.h
     set_at_once = {mmap_threshold: 32 << 20, mmap_max: 0 if large else 65536, trim_threshold: 2**31 - 1}
-    return all(library.mallopt(key, value) for key, value in set_at_once.items())
+    library = _glibc()
+    return library is not None and all(library.mallopt(key, value) for key, value in set_at_once.items())
+
+
+def give_back_freed_memory() -> None:
+    """Give back to the system what glibc keeps free: once, after work whose memory no step asks for again (compiling)."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def memory_total(device: torch.device | None = None) -> int:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dougong.core import lean
 from dougong.core.artefacts import repair_jsonl, sync_file
-from dougong.core.devices import keep_freed_memory, pick_dtype, place, require_memory
+from dougong.core.devices import give_back_freed_memory, keep_freed_memory, pick_dtype, place, require_memory
 from dougong.core.errors import Diverged, MachineError, Note, bad_field, shown
 from dougong.data.loader import Loader, Position
 from dougong.model import Batch, Model
@@ -447,7 +447,8 @@ def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, apart: bo
     """The same, with the floating-point operations of the first step counted (for the live line).
 
     Compiled blocks cannot be looked into, nor gradients of gradients: `apart`, a plain pass of one row, which changes
-    nothing, goes before. Of more rows it would take more memory than any step that follows.
+    nothing, goes before. Of more rows it would take more memory than any step that follows; what compiling took, no step
+    asks for again.
     """
 
     def wrapped(model: Model, loss_fn: LossFunction, batches: list[Batch], autocast: Any) -> Tensor:
@@ -466,7 +467,8 @@ def counted(forward_backward: Callable[..., Tensor], monitor: Monitor, apart: bo
         if apart:
             model.zero_grad(set_to_none=True)
             model.train()
-            return forward_backward(model, loss_fn, batches, autocast)
+            loss = forward_backward(model, loss_fn, batches, autocast)
+            give_back_freed_memory()
         return loss
 
     return wrapped
