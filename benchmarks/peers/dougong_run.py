@@ -17,7 +17,7 @@ from dougong.core.devices import pick_device, pick_dtype
 
 GPT2 = {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": "false", "norm_eps": "1e-5"}
 
-LEAN = {"optimizer.state": "bf16", "gradients": "bf16", "activations": 0.4}
+LEAN = {"optimizer.state": "bf16", "gradients": "bf16"}
 LEAN_NUMBERS = 1024 * 768  # tokens × width of a piece of the lean one: half of what `auto` makes them
 
 
