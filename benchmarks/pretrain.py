@@ -33,10 +33,25 @@ Trials that mattered, what was predicted and what came out:
                                    product, the embedding's gradient in bf16: 2.36 after 3 steps, 2.48 after 8. Four tenths of the
                                    activations, predicted as fast (one thread, 3 steps): 2.39 GB for 2.48, 361 tokens/s for 398,
                                    where all of it kept, and fp32, has 421. Pieces of 512 tokens, one thread: 2.08, 6 % slower
-    products cut to what the     predicted 1.3, since 768 × 768 weights fit the second cache; no difference but for the head's way
-      second cache holds         there (107 -> 77 ms in pieces of 1,024 columns): not taken
-    huge pages (THP_MEM_ALLOC_   predicted a tenth of the products; within the noise
-      ENABLE=1)
+    products cut to what the     predicted 1.3, since 768 × 768 weights fit the second cache; no difference but for the head, whose
+      second cache holds         part is told below
+    huge pages (THP_MEM_ALLOC_   predicted a tenth of the products; within the noise. Asked for alone, a block of 77 MB costs 5 ms
+      ENABLE=1)                  in place of 24; in a step of `small` in little memory that same block took 55 ms for 16: not taken
+  Since then on two cores with avx512_bf16 and no AMX, where the step of `small` was 9.3 s and plain's 11.1 (trainer compiled 12.0 s
+  and 6.3 GB, litgpt 12.5 s and 7.7 GB); ours vary by 6 % from process to process (459 and 431 tokens/s in two runs):
+    head's products by blocks    predicted 0.3 s; slopes by features 309 -> 209 ms for 1,024 targets, logits 221 -> 192: a step
+      of 2,048 tokens            9.3 -> 9.1 s. Their weights cast in each block, not held: 0.1 GB less, the time the same
+    causal attention in strips   predicted 0.3 s: 44 -> 34 ms a layer of 2,048 tokens, 9.1 -> 8.8 s, 0.1 GB less; at 1,024
+                                 positions 84 -> 57 ms, where the fused kernel takes 99
+    casts, norms, activations    predicted a tenth of the memory for 2 % of the time: small 4.16 -> 3.85 GB, baby 1.25 -> 1.12,
+      computed again             a hundredth of the time or less
+    freed memory given back      predicted nothing; 0.1 GB that compiling left behind
+      once, after compiling
+    lean, in pieces of 1,024     predicted 2.4 GB and 1.2 × the peer: 2.51 GB, 1.12 × (433 and 398 tokens/s); with seven tenths of
+                                 activations 2.42 and 3 % slower, by hand; of 512: 2.22 GB, 0.99 ×
+    an embedding's gradient as   predicted 1 % of the lean one: torch adds it to the head's in new memory: nothing gained
+      few rows
+    head in chunks of 256 rows   predicted 77 MB less of the lean one: 25 MB more, since logits below 32 MB stay in the heap
 """
 
 from __future__ import annotations
