@@ -574,6 +574,11 @@ TYPES_OUT = [  # those that stand beside any inputs
 NAMES = st.from_regex(r"[a-z][a-z0-9_ -]{0,8}[a-z0-9]", fullmatch=True).filter(lambda name: name not in recipe.RESERVED)
 
 
+def long(form: Any) -> dict[str, Any]:
+    """A field's long form."""
+    return {"type": form} if isinstance(form, str) else form
+
+
 @st.composite
 def recipes(draw: Any) -> dict[str, Any]:
     """A recipe of any types, backbone and preset, in short and long forms."""
@@ -587,8 +592,9 @@ def recipes(draw: Any) -> dict[str, Any]:
         inputs[names[1]] = {"type": "image", "encoder": {"kind": own, "preset": small}}
     tokenizers = ["byte", "char", {"kind": "unigram", "vocab_size": 300}]
     limit = {"max_length": 16, "tokenizer": draw(st.sampled_from(tokenizers))}
+    limits = {"text": limit, "items": {"max_length": 16}}  # several long ones would be more than some presets hold
     inputs = {
-        name: {**({"type": value} if isinstance(value, str) else value), **limit} if "text" in str(value) else value
+        name: next(({**long(value), **few} for word, few in limits.items() if word in str(value)), value)
         for name, value in inputs.items()
     }
     budget = draw(st.sampled_from([{"steps": "2k"}, {"epochs": 1.5}, {"tokens": 10**6}, {"minutes": 1}]))
