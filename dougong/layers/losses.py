@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from dougong.core.config import Count, Fraction, Positive, config
 from dougong.core.errors import bad_field
+from dougong.layers.gradients import gradient_of, is_added_in_place
 
 IGNORE = -100
 SAMPLED = ("sampled_softmax", "bpr", "gbce")  # which tell what is right from some of what is wrong
@@ -179,10 +181,14 @@ def linear_cross_entropy_sum(
 ) -> Tensor:
     """`cross_entropy_sum(hidden @ weight.T + bias, targets)` that never holds the logits of more than `chunk` targets.
 
-    The gradients are exact. They are computed with the loss, while a chunk's logits are at hand: nothing is computed
-    twice, but there is only one way back through the result.
+    The gradients are exact. They are computed with the loss, while a chunk's logits are at hand, those of the last chunk on the
+    way back: nothing is computed twice, but there is only one way back through the result.
     """
-    chunk = chunk or max(CHUNK_ROWS, CHUNK_LOGITS[hidden.device.type == "cpu"] // weight.shape[0])
+    if chunk is None:
+        chunk = max(CHUNK_ROWS, CHUNK_LOGITS[hidden.device.type == "cpu"] // len(weight))
+        # Of a few more targets the logits take no more than the sum of two chunks' gradients would.
+        sum_rows = weight.shape[1] * _sum_dtype(hidden).itemsize // _product_dtype(hidden).itemsize
+        chunk = max(chunk, len(targets)) if len(targets) <= chunk + sum_rows else chunk
     return _LinearCrossEntropy.apply(
         hidden, weight, bias, targets, label_smoothing, ignore, chunk, torch.is_grad_enabled()
     )
@@ -212,33 +218,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk: int,
         differentiable: bool,
     ) -> Tensor:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        device, dtype = hidden.device.type, _product_dtype(hidden)
         tokens = BLOCK_TOKENS[device == "cpu"]
-        needed = [differentiable and needs for needs in ctx.needs_input_grad[:3]]
-        sums = _Sums(needed, tokens, alone=len(targets) <= chunk)
+        sums = _Sums([differentiable and needs for needs in ctx.needs_input_grad[:3]], tokens)
         total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         with torch.autocast(device, enabled=False):
             # Cast a block at a time, in the cache: whole it would be the largest thing that a step holds beside the logits.
             matrix = weight.to(dtype) if len(weight) <= tokens else weight
-            for start in range(0, len(targets), chunk):
+            for start in range(0, max(len(targets), 1), chunk):
                 some = hidden[start : start + chunk].to(dtype)
-                wanted = targets[start : start + chunk]
-                loss, slopes = _chunk(some, matrix, bias, wanted, smoothing, ignore, sums)
+                loss, slopes = _chunk(some, matrix, bias, targets[start : start + chunk], smoothing, ignore, sums)
                 total += loss
-                if sums.needed[0]:
-                    sums.hidden.append(_mixed(slopes, matrix, tokens))
-                if sums.needed[1]:
+                if start + chunk < len(targets):
+                    sums.add_hidden(slopes, matrix)
                     sums.add_weight(slopes, some)
-        ctx.save_for_backward(*sums.gradients((hidden, weight, bias)))
+        if any(sums.needed):  # the last chunk, often the only one, waits: its products then go where they belong
+            ctx.save_for_backward(slopes, some, matrix)
+        ctx.sums, ctx.added_to = sums, weight if sums.needed[1] and is_added_in_place(weight) else None
         ctx.dtypes = [tensor if tensor is None else _grad_dtype(tensor) for tensor in (hidden, weight, bias)]
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        sums, ctx.sums = ctx.sums, None
+        if sums is None:
+            raise RuntimeError("there is only one way back through linear_cross_entropy_sum: the first has used it up")
+        slopes, hidden, matrix = ctx.saved_tensors
+        with torch.autocast(slopes.device.type, enabled=False):
+            sums.add_hidden(slopes, matrix)
+            if ctx.added_to is None:
+                sums.add_weight(slopes, hidden, alone=sums.weight is None)
+            else:
+                sums.move_weight(gradient_of(ctx.added_to), slopes, hidden, float(grad_output))
+        found = zip(sums.gradients(), ctx.dtypes, strict=True)
         return (*(grad if grad is None else _scaled(grad, grad_output, dtype) for grad, dtype in found), *[None] * 5)
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _grad_dtype(tensor: Tensor) -> torch.dtype:
@@ -258,30 +277,42 @@ def _scaled(grad: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
 class _Sums:
     """The gradients of hidden states, weight and bias, chunk by chunk."""
 
-    def __init__(self, needed: list[bool], tokens: int, *, alone: bool):
+    def __init__(self, needed: list[bool], tokens: int):
         self.needed, self.tokens = needed, tokens  # of a product
-        self.alone = alone  # whether there is but one chunk
         self.hidden: list[Tensor] = []
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
 
-    def add_weight(self, slopes: Tensor, hidden: Tensor) -> None:  # (n, V), (n, D)
+    def add_hidden(self, slopes: Tensor, matrix: Tensor) -> None:  # (n, V), (V, D)
+        if self.needed[0]:
+            self.hidden.append(_product(slopes, matrix, self.tokens))
+
+    def add_weight(self, slopes: Tensor, hidden: Tensor, *, alone: bool = False) -> None:  # (n, V), (n, D)
         """In float32 even where products are bf16: a thousand chunks would lose the small gradients of rare tokens."""
         first = self.weight is None
+        if not self.needed[1]:
+            return
         if self.weight is None:
-            dtype = slopes.dtype if self.alone else _sum_dtype(slopes)
+            dtype = slopes.dtype if alone else _sum_dtype(slopes)
             self.weight = slopes.new_empty(slopes.shape[1], hidden.shape[1], dtype=dtype)
-        for rows, some in zip(self.weight.split(self.tokens), slopes.split(self.tokens, dim=1), strict=True):
-            part = some.T @ hidden  # (v, D)
+        for rows, part in self._parts(self.weight, slopes, hidden):
             rows.copy_(part) if first else rows.add_(part)
 
-    def gradients(self, of: tuple[Tensor, Tensor, Tensor | None]) -> list[Tensor | None]:
-        """As many as are needed; zeros where there were no targets."""
-        found = [torch.cat(self.hidden) if self.hidden else None, self.weight, self.bias]
-        return [
-            (torch.zeros_like(tensor) if grad is None else grad) if needs and tensor is not None else None
-            for tensor, grad, needs in zip(of, found, self.needed, strict=True)
-        ]
+    def move_weight(self, to: Tensor, slopes: Tensor, hidden: Tensor, scale: float) -> None:
+        """Add a last chunk's, and what the others summed up to, to a gradient that is there."""
+        if self.weight is not None:
+            to.add_(self.weight, alpha=scale)
+            self.weight = None
+        for rows, part in self._parts(to, slopes, hidden):
+            rows.add_(part, alpha=scale)
+
+    def _parts(self, table: Tensor, slopes: Tensor, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows of a table (V, D) at a time, and what they get of a chunk."""
+        for rows, some in zip(table.split(self.tokens), slopes.split(self.tokens, dim=1), strict=True):
+            yield rows, some.T @ hidden  # (v, D)
+
+    def gradients(self) -> list[Tensor | None]:
+        return [torch.cat(self.hidden) if self.hidden else None, self.weight, self.bias]
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:
@@ -320,7 +351,7 @@ def _chunk(
     return total, logits
 
 
-def _mixed(shares: Tensor, rows: Tensor, block: int) -> Tensor:
+def _product(shares: Tensor, rows: Tensor, block: int) -> Tensor:
     """(n, V) @ (V, D) -> (n, D), a block of rows at a time, of which sums are float32."""
     total = None
     for some, few in zip(shares.split(block, dim=1), rows.split(block), strict=True):

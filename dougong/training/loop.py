@@ -21,9 +21,10 @@ from dougong.core.devices import Precision
 from dougong.core.errors import DougongError, bad_field
 from dougong.data.loader import Position
 from dougong.layers.attention import Route
+from dougong.layers.gradients import added_in_place
 from dougong.layers.losses import Loss
 from dougong.model import AUXILIARY, Batch
-from dougong.training.optimizers import TAKE_BF16, AdamW, OptimizerConfig
+from dougong.training.optimizers import PIECE, TAKE_BF16, AdamW, OptimizerConfig
 from dougong.training.schedules import Cosine, ScheduleConfig
 
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
@@ -171,7 +172,7 @@ def accumulate(model: nn.Module, loss_fn: LossFunction, batches: list[Batch], au
     totals = step_totals(model, batches)
     total = torch.zeros((), device=batches[0]["row"].device)
     for batch in batches:
-        with autocast():
+        with autocast(), added_in_place():
             loss = loss_fn(model, batch, totals)
         loss.backward()
         total = total + loss.detach()
@@ -259,8 +260,11 @@ def clip(parameters: list[Tensor], config: Config) -> Tensor:
 def _norm(gradients: list[Tensor]) -> Tensor:
     if all(each.dtype != torch.bfloat16 for each in gradients):
         return nn.utils.get_total_norm(gradients)
-    norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]  # bf16 would keep two digits
-    return torch.linalg.vector_norm(torch.stack(norms))
+    # In float32, as bf16 would keep two digits; a piece at a time, as torch 2.13 makes a float32 copy of what it is given.
+    pieces = [piece for each in gradients for piece in each.reshape(-1).split(PIECE)]
+    return torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in pieces])
+    )
 
 
 def count_tokens(batches: list[Batch]) -> int:
