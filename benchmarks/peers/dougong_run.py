@@ -18,7 +18,7 @@ from dougong.core.devices import pick_device, pick_dtype
 GPT2 = {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": "false", "norm_eps": "1e-5"}
 
 LEAN = {"optimizer.state": "bf16", "gradients": "bf16"}
-LEAN_NUMBERS = 512 * 768  # tokens × width of a piece of the lean one: a quarter of what `auto` makes them
+LEAN_NUMBERS = 1024 * 768  # tokens × width of a piece of the lean one: half of what `auto` makes them
 
 
 def main() -> None:

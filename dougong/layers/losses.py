@@ -336,15 +336,17 @@ def _chunk(
     block = max(1, BLOCK_LOGITS[hidden.device.type == "cpu"] // weight.shape[0])
     for some, wanted in zip(logits.split(block), targets.split(block), strict=True):  # (n', V), (n',)
         wide = _wide(some) if bias is None else _wide(some) + bias
-        logs = wide.log_softmax(-1)
+        shares = wide.softmax(-1)
+        # The logarithm of the sum, without a second exponential of all: the largest share is no less than 1 / V.
+        whole = wide.amax(-1, keepdim=True) - shares.amax(-1, keepdim=True).log()  # (n', 1)
         real = (wanted != ignore).unsqueeze(1)  # (n', 1)
         index = wanted.unsqueeze(1).masked_fill(~real, 0)  # (n', 1)
-        nats = (smoothing - 1) * logs.gather(1, index)  # (n', 1)
+        nats = whole - (1 - smoothing) * wide.gather(1, index)  # (n', 1)
         if smoothing:
-            nats -= smoothing * logs.mean(-1, keepdim=True)
+            nats -= smoothing * wide.mean(-1, keepdim=True)
         total += (nats * real).sum()
         if any(sums.needed):
-            slope = _slope(logs, index, smoothing).mul_(real)
+            slope = _slope(shares, index, smoothing).mul_(real)
             some.copy_(slope)  # they are no longer needed
             if sums.needed[2] and bias is not None:
                 sums.bias = _added(sums.bias, slope.sum(0))
@@ -361,12 +363,11 @@ def _product(shares: Tensor, rows: Tensor, block: int) -> Tensor:
     return total
 
 
-def _slope(logs: Tensor, index: Tensor, smoothing: float) -> Tensor:
-    """d loss / d logits = probabilities - (1 - s) one_hot(target) - s / V, (n, V), in the memory of their logarithms."""
-    slope = logs.exp_()
+def _slope(shares: Tensor, index: Tensor, smoothing: float) -> Tensor:
+    """d loss / d logits = probabilities - (1 - s) one_hot(target) - s / V, (n, V), in the memory of the probabilities."""
     if smoothing:
-        slope -= smoothing / slope.shape[1]
-    return slope.scatter_add_(1, index, torch.full_like(index, smoothing - 1, dtype=slope.dtype))
+        shares -= smoothing / shares.shape[1]
+    return shares.scatter_add_(1, index, torch.full_like(index, smoothing - 1, dtype=shares.dtype))
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

@@ -48,6 +48,16 @@ def test_chunked_cross_entropy_gives_torchs_loss_and_gradients(
         torch.testing.assert_close(ours_grad, theirs_grad)
 
 
+def test_a_target_that_is_all_but_impossible_costs_what_it_costs() -> None:
+    hidden = torch.eye(3).requires_grad_()
+    weight = torch.diag(torch.full((3,), 500.0)).requires_grad_()  # the others' probability is e^-500, in float32 zero
+    loss = losses.linear_cross_entropy_sum(hidden, weight, None, torch.tensor([0, 2, 2]))
+    assert loss.item() == pytest.approx(500.0)
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0, 0, 0], [0, 1, 0], [0, -1, 0]]
+
+
 def test_a_second_way_back_through_chunked_cross_entropy_is_refused_and_not_wrong() -> None:
     hidden, weight, bias, targets = case()
     loss = losses.linear_cross_entropy_sum(hidden, weight, bias, targets)
