@@ -44,9 +44,10 @@ figures: .venv/.installed-dev
 test: .venv/.installed-dev
 	$(PYTEST) -m "not nightly" $(ARGS)
 
+# MALLOC_PERTURB_: what malloc gives is filled with what is noticed where a kernel reads what was never written.
 nightly: .venv/.installed-dev
 	@command -v strace >/dev/null || { echo "make nightly needs strace (Linux: apt-get install strace)"; exit 2; }
-	DOUGONG_NIGHTLY=5 $(PYTEST) $(ARGS)
+	MALLOC_PERTURB_=1 DOUGONG_NIGHTLY=5 $(PYTEST) $(ARGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -401,7 +401,7 @@ class Conv(nn.Conv2d):
         _fill(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(_looking_ahead(input, self.kernel_size))
+        return _convolved(super().forward, input, self)
 
 
 class ClipConv(nn.Conv3d):
@@ -415,7 +415,7 @@ class ClipConv(nn.Conv3d):
         _fill(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(_looking_ahead(input, self.kernel_size))
+        return _convolved(super().forward, input, self)
 
 
 class TwoConvs(nn.Sequential):
@@ -470,6 +470,20 @@ def _longer(h: Tensor, more: list[int]) -> Tensor:
 def _looking_ahead(h: Tensor, kernel: tuple[int, ...]) -> Tensor:
     """An even kernel looks one further ahead than back."""
     return _longer(h, [1 - size % 2 for size in kernel])
+
+
+def _convolved(forward: Callable[[Tensor], Tensor], input: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """By its own `forward`; what is shorter than the kernel along an axis, and so is little, in full precision on a CPU.
+
+    torch 2.13's gradients of a kernel's weights in bf16 are wrong there: with avx512_bf16 they hold what was in memory before
+    (2 frames and a kernel of 3, images of width 1 and a stride of 2).
+    """
+    input = _looking_ahead(input, conv.kernel_size)
+    short = any(have < size for have, size in zip(input.shape[2:], conv.kernel_size, strict=True))
+    if short and input.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            return forward(input.to(conv.weight.dtype))
+    return forward(input)
 
 
 def last_weight(conv: nn.Module) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dougong.backbones.convnet import PRESETS, Config
+from dougong.backbones.convnet import PRESETS, ClipConv, Config, Conv
 from dougong.core.errors import FieldError
 from dougong.layers.features import Features
 
@@ -202,3 +202,25 @@ def test_over_time_is_refused_where_there_is_none(positions: int | None, axes: i
 def test_a_grid_of_other_axes_than_it_was_built_for_is_refused(build: Build, features: Make) -> None:
     with pytest.raises(FieldError, match="a backbone for features with 3 axes"):
         build(TINY, 24, axes=2)(features(TINY.width, [24], grid=(2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (ClipConv(16, 16, (3, 1, 1), (1, 1, 1)), (2, 4, 4)),
+        (ClipConv(16, 16, (5, 5, 5), (2, 2, 2)), (4, 4, 4)),
+        (Conv(16, 16, 3, 2), (4, 1)),
+    ],
+)
+def test_what_is_shorter_than_the_kernel_has_right_gradients_in_bf16(conv: Any, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    conv.reset_parameters()
+    x = torch.randn(3, 16, *shape)
+    (exact,) = torch.autograd.grad(conv(x).square().sum(), [conv.weight])
+    for _ in range(5):
+        dirty = [torch.full((size,), math.nan) for size in (64, 1024, 4096, 16384, 65536) for _ in range(8)]
+        del dirty  # what a kernel forgets to write is now likely to be seen
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv(x)
+        (mixed,) = torch.autograd.grad(y.float().square().sum(), [conv.weight])
+        torch.testing.assert_close(mixed, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
