@@ -18,8 +18,10 @@ _allowed: ContextVar[bool] = ContextVar("gradients may be added in place", defau
 
 @contextmanager
 def added_in_place() -> Iterator[None]:
-    """What is computed inside may add to a table's `.grad` on its way back. For a loss that goes back by `backward()`, once
-    and to all weights: `torch.autograd.grad`, and hooks of the table set later, would not see these parts."""
+    """Around a `backward()` that leaves the gradients of all weights on them: those of tables may be added to where they lie.
+
+    Not around `torch.autograd.grad`, which hands gradients out.
+    """
     token = _allowed.set(True)
     try:
         yield
@@ -28,7 +30,8 @@ def added_in_place() -> Iterator[None]:
 
 
 def is_added_in_place(table: Tensor) -> bool:
-    """Not on a GPU, where writing a table anew takes no time to speak of; nor where a hook waits for the gradient."""
+    """Asked on the way back. Not on a GPU, where writing a table anew takes no time to speak of, and whose way back runs in another
+    thread; nor where a hook waits for the gradient."""
     plain = type(table) in (Tensor, nn.Parameter) and table.device.type == "cpu" and table.is_leaf
     return _allowed.get() and plain and not (table._backward_hooks or table._post_accumulate_grad_hooks)
 

@@ -234,7 +234,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     sums.add_weight(slopes, some)
         if any(sums.needed):  # the last chunk, often the only one, waits: its products then go where they belong
             ctx.save_for_backward(slopes, some, matrix)
-        ctx.sums, ctx.added_to = sums, weight if sums.needed[1] and is_added_in_place(weight) else None
+        ctx.sums, ctx.weight = sums, weight
         ctx.dtypes = [tensor if tensor is None else _grad_dtype(tensor) for tensor in (hidden, weight, bias)]
         return total
 
@@ -247,10 +247,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         slopes, hidden, matrix = ctx.saved_tensors
         with torch.autocast(slopes.device.type, enabled=False):
             sums.add_hidden(slopes, matrix)
-            if ctx.added_to is None:
-                sums.add_weight(slopes, hidden, alone=sums.weight is None)
+            if sums.needed[1] and is_added_in_place(ctx.weight):
+                sums.move_weight(gradient_of(ctx.weight), slopes, hidden, float(grad_output))
             else:
-                sums.move_weight(gradient_of(ctx.added_to), slopes, hidden, float(grad_output))
+                sums.add_weight(slopes, hidden, alone=sums.weight is None)
         found = zip(sums.gradients(), ctx.dtypes, strict=True)
         return (*(grad if grad is None else _scaled(grad, grad_output, dtype) for grad, dtype in found), *[None] * 5)
 

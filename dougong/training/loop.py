@@ -172,9 +172,10 @@ def accumulate(model: nn.Module, loss_fn: LossFunction, batches: list[Batch], au
     totals = step_totals(model, batches)
     total = torch.zeros((), device=batches[0]["row"].device)
     for batch in batches:
-        with autocast(), added_in_place():
+        with autocast():
             loss = loss_fn(model, batch, totals)
-        loss.backward()
+        with added_in_place():
+            loss.backward()
         total = total + loss.detach()
     return total
 

@@ -28,9 +28,9 @@ def go_back(weight: nn.Parameter, *, in_place: bool, pieces: int = 3, chunk: int
     generator = torch.Generator().manual_seed(1)
     for _ in range(pieces):
         tokens, targets = torch.randint(ROWS // 2, (2, 30), generator=generator)
+        loss = linear_cross_entropy_sum(lookup(weight, tokens), weight, None, targets, chunk=chunk)
         with added_in_place() if in_place else nullcontext():
-            loss = linear_cross_entropy_sum(lookup(weight, tokens), weight, None, targets, chunk=chunk)
-        (loss / 90).backward()
+            (loss / 90).backward()
 
 
 class Whole(TorchDispatchMode):
@@ -92,8 +92,8 @@ def test_what_asks_for_gradients_elsewhere_gets_them_as_ever() -> None:
 def test_a_table_that_does_not_learn_gets_none() -> None:
     weight = table().requires_grad_(False)
     hidden = torch.randn(5, WIDTH, requires_grad=True)
+    loss = linear_cross_entropy_sum(hidden + lookup(weight, torch.arange(5)), weight, None, torch.arange(5))
     with added_in_place():
-        loss = linear_cross_entropy_sum(hidden + lookup(weight, torch.arange(5)), weight, None, torch.arange(5))
-    loss.backward()
+        loss.backward()
     assert weight.grad is None
     assert hidden.grad is not None
