@@ -30,8 +30,10 @@ def added_in_place() -> Iterator[None]:
 
 
 def is_added_in_place(table: Tensor) -> bool:
-    """Asked on the way back. Not on a GPU, where writing a table anew takes no time to speak of, and whose way back runs in another
-    thread; nor where a hook waits for the gradient."""
+    """Asked on the way back, in the thread that called it. Not where a hook waits for the gradient, nor on a GPU.
+
+    There a table is written anew in no time to speak of, and the way back runs in another thread.
+    """
     plain = type(table) in (Tensor, nn.Parameter) and table.device.type == "cpu" and table.is_leaf
     return _allowed.get() and plain and not (table._backward_hooks or table._post_accumulate_grad_hooks)
 

@@ -41,9 +41,8 @@ class _Lookup(torch.autograd.Function):
         which, place = index.flatten().unique(return_inverse=True)
         slopes = grad_output.flatten(0, -2)
         slopes = slopes.to(torch.promote_types(slopes.dtype, torch.float32))
-        sums = slopes.new_zeros(len(which), slopes.shape[1]).index_add_(
-            0, place, slopes
-        )  # frequent rows are rounded once
+        # Summed before they are rounded: once, however often a row was looked up.
+        sums = slopes.new_zeros(len(which), slopes.shape[1]).index_add_(0, place, slopes)
         if is_added_in_place(ctx.table):
             grad = gradient_of(ctx.table)
             grad.index_add_(0, which, sums.to(grad.dtype))
