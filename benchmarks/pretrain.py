@@ -52,7 +52,7 @@ Trials that mattered, what was predicted and what came out:
     an embedding's gradient as   predicted 1 % of the lean one: torch adds it to the head's in new memory: nothing gained
       few rows
     head in chunks of 256 rows   predicted 77 MB less of the lean one: 25 MB more, since logits below 32 MB stay in the heap
-    gradients of the vocabulary  predicted 2 % and 77 MB of the lean one; in turns the default 9.65 -> 9.43 s a step, 3.84 -> 3.63 GB
+    gradients of the vocabulary  predicted 2 % and 77 MB of the lean one; in turns, the default 9.65 -> 9.43 s, 3.84 -> 3.63 GB
       added where they lie,      (2,048 targets' logits are held, not a float32 sum of two products), the lean one 2.51 -> 2.47 GB;
       not by torch's engine      its peak was then the norm of the gradients, of which torch made a float32 copy: by pieces 2.42
     one exponential of each      predicted 1 %: 1,024 targets 73 -> 37 ms; in the step within the noise (8.8 to 9.4 s)
